@@ -1,0 +1,133 @@
+"""ConfigDict -> frozen objects, once. Nothing below this file sees a ConfigDict; every bad value is refused here, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+from ml_collections import ConfigDict
+
+from jddd import processes, schedules
+from jddd.data import text
+from jddd.models import dit
+from jddd.optim import OptimConfig
+from jddd.types import Denoiser
+
+T = TypeVar("T")
+
+SCHEDULES = {"linear": schedules.Linear, "geometric": schedules.Geometric, "cosine": schedules.Cosine}
+PROCESSES = {"absorbing": processes.Absorbing, "uniform": processes.Uniform}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """name: 'embedded', 'text8' or 'tfds:NAME'; path: a UTF-8 file instead; tokenizer: 'characters' or a tokenizer.json; length: symbols a window."""
+
+    name: str = "embedded"
+    path: str = ""
+    tokenizer: str = "characters"
+    unknown: str = "space"
+    length: int = 128
+    cache: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+    """name: 'absorbing' or 'uniform'; schedule: 'linear', 'geometric' or 'cosine'; eps: of the linear schedule."""
+
+    name: str = "absorbing"
+    schedule: str = "linear"
+    eps: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the transformer (see jddd.models.dit.DiTConfig)."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 2
+    conv: int = 0
+    causal: bool = False
+    time_conditioning: bool = False
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """floor bounds the NELBO's weight in training (jddd.processes.Absorbing.nelbo); model: devices that share one copy of the parameters."""
+
+    steps: int = 1000
+    batch: int = 64
+    microbatches: int = 1
+    ema: float = 0.999
+    floor: float = 0.0
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 20
+    evaluate_every: int = 500
+    model: int = 1
+
+
+def section(cls: type[T], values: ConfigDict | dict, name: str) -> T:
+    """The dataclass of a config section. Raises ValueError naming section.field for an unknown field or a value of the wrong type."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in dict(values).items():
+        if key not in fields:
+            raise ValueError(f"config field {name}.{key} is unknown; allowed: {', '.join(fields)}")
+        wanted = type(fields[key].default)
+        if isinstance(value, bool) != (wanted is bool) or not isinstance(value, (int, float) if wanted is float else wanted):
+            raise ValueError(f"config field {name}.{key} is {value!r}; allowed: a value of type {wanted.__name__}")
+        if wanted is int and key in ("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every") and value < 1:
+            raise ValueError(f"config field {name}.{key} is {value}; allowed: 1 or more")
+    return cls(**dict(values))
+
+
+def pick(table: dict[str, Any], value: str, field: str) -> Any:
+    """table[value], or a ValueError naming the field and what is allowed."""
+    if value not in table:
+        raise ValueError(f"config field {field} is {value!r}; allowed: {', '.join(sorted(table))}")
+    return table[value]
+
+
+def process(config: ProcessConfig, symbols: int):
+    schedule = pick(SCHEDULES, config.schedule, "process.schedule")
+    return pick(PROCESSES, config.name, "process.name")(symbols, schedule(config.eps) if config.schedule == "linear" else schedule())
+
+
+class Network(NamedTuple):
+    """A network of the DiT family with everything needed to use it. process is None for a judge (causal)."""
+
+    tokenizer: Any
+    process: Any
+    dit: dit.DiTConfig
+    denoiser: Denoiser
+    length: int
+
+
+def network(data: DataConfig, process_config: ProcessConfig | None, model: ModelConfig) -> Network:
+    """The denoiser of a process, or (process_config None) a causal judge whose start symbol is V."""
+    tokenizer = text.tokenizer(data.tokenizer, data.unknown)
+    chain = process(process_config, tokenizer.size) if process_config else None
+    if model.causal != (chain is None):
+        raise ValueError(f"config field model.causal is {model.causal}; allowed: true for a judge, false for a teacher")
+    states = chain.states if chain else tokenizer.size + 1
+    sizes = dit.DiTConfig(states=states, symbols=tokenizer.size, **dataclasses.asdict(model))
+    denoiser = dit.denoiser(sizes)
+    if isinstance(chain, processes.Uniform):
+        denoiser = processes.with_evidence(chain, denoiser)
+    return Network(tokenizer, chain, sizes, denoiser, data.length)
+
+
+def network_from(description: dict) -> Network:
+    """The network a weights file describes (the json beside the safetensors)."""
+    process_config = section(ProcessConfig, description["process"], "process") if description.get("process") else None
+    return network(section(DataConfig, description["data"], "data"), process_config, section(ModelConfig, description["model"], "model"))
+
+
+def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus:
+    return text.corpus(tokenizer, length=data.length, split=split, name=data.name, path=data.path, cache=data.cache)
+
+
+def optim(values: ConfigDict | dict) -> OptimConfig:
+    return section(OptimConfig, values, "optim")

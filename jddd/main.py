@@ -1,0 +1,45 @@
+"""The command line: python -m jddd.main --config=configs/lsd_text.py [--workdir=DIR] [--config.field=value ...]."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file of configs/, with an optional :variant.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written (default: runs/<config name>). A run that is there is resumed.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; everything is a flag, as in --config=configs/lsd_text.py")
+    import jax
+
+    cache = Path(os.environ.get("JDDD_CACHE", Path.home() / ".cache" / "jddd")) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    from jddd import pretrain
+
+    config = _CONFIG.value
+    experiments = {"pretrain": pretrain.run}
+    workdir = Path(_WORKDIR.value or Path("runs") / config.name)
+    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        if config.experiment not in experiments:
+            raise ValueError(f"config field experiment is {config.experiment!r}; allowed: {', '.join(experiments)}")
+        metrics = experiments[config.experiment](config, workdir)
+    except ValueError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"error: {error}")
+    print({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))})
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    logging.set_verbosity(logging.ERROR)
+    app.run(main)

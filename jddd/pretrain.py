@@ -1,0 +1,113 @@
+"""Training a teacher (a denoiser) or a judge (autoregressive) on text, and measuring what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jddd import build, checkpoints, losses, optim, sharding, train
+from jddd.models import dit
+
+BITS = 1 / math.log(2)
+
+
+def task(network: build.Network, floor: float = 0.0) -> train.Task:
+    """The training task of a network: NELBO of a denoiser, next-symbol cross-entropy of a judge."""
+
+    def loss(params, key, x_0, frozen):
+        if network.process is None:
+            value = losses.autoregressive(params, x_0, denoiser=network.denoiser, start_id=network.tokenizer.size).mean()
+        else:
+            value = losses.nelbo(key, params, x_0, process=network.process, denoiser=network.denoiser, floor=floor).mean()
+        return value, {"bits": value * BITS}
+
+    return train.Task(lambda key: dit.init(key, network.dit, network.length), loss)
+
+
+@functools.partial(jax.jit, static_argnames=("process", "denoiser", "start_id"))
+def _bits(key, params, x_0, *, process, denoiser, start_id):
+    if process is None:
+        return losses.autoregressive(params, x_0, denoiser=denoiser, start_id=start_id).mean(-1) * BITS
+    return losses.nelbo(key, params, x_0, process=process, denoiser=denoiser) * BITS
+
+
+def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *, batch: int = 64, repeats: int = 1) -> tuple[float, float]:
+    """(mean, standard error over windows) of the NELBO or the exact code length, bits a symbol, of windows (N, L).
+
+    Each batch takes stratified times, and the NELBO is averaged over `repeats` passes with fresh noise."""
+    values = []
+    for repeat in range(1 if network.process is None else repeats):
+        for i in range(0, len(windows) - len(windows) % batch or len(windows), batch):
+            key_batch = jax.random.fold_in(jax.random.fold_in(key, repeat), i)
+            x_0 = jnp.asarray(windows[i : i + batch])
+            values.append(_bits(key_batch, params, x_0, process=network.process, denoiser=network.denoiser, start_id=network.tokenizer.size))
+    flat = np.concatenate(values)
+    return float(flat.mean()), float(flat.std(ddof=1) / math.sqrt(len(flat)))
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """Train, evaluate on held-out text, and write workdir/model.safetensors, model.json and metrics.json."""
+    data = build.section(build.DataConfig, config.data, "data")
+    model = build.section(build.ModelConfig, config.model, "model")
+    process_config = build.section(build.ProcessConfig, config.process, "process") if config.get("process") else None
+    sizes = build.section(build.TrainConfig, config.train, "train")
+    settings = build.optim(config.optim)
+    network = build.network(data, process_config, model)
+    corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "valid", "test")}
+    on = sharding.mesh(sizes.model)
+    key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
+
+    def evaluate(state):
+        bits, error = bits_per_symbol(key_valid, state.ema, corpora["valid"].windows(512), network)
+        return {"valid_bits": bits, "valid_bits_error": error}
+
+    begin = time.perf_counter()
+    state = train.fit(
+        key_train,
+        task(network, sizes.floor),
+        optim.optimiser(settings, sizes.steps),
+        lambda step: corpora["train"].batch(step, sizes.batch, sizes.seed),
+        steps=sizes.steps,
+        ema=sizes.ema,
+        microbatches=sizes.microbatches,
+        on=on,
+        workdir=workdir,
+        save_every=sizes.save_every,
+        log_every=sizes.log_every,
+        evaluate=evaluate,
+        evaluate_every=sizes.evaluate_every,
+        title=config.name,
+    )
+    seconds = time.perf_counter() - begin
+    bits, error = bits_per_symbol(key_test, state.ema, corpora["test"].windows(4096), network, repeats=4)
+    metrics = {
+        "test_bits_per_symbol": bits,
+        "standard_error": error,
+        "measure": "code length" if network.process is None else "NELBO",
+        "test_windows": min(4096, len(corpora["test"].windows())),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "train_seconds": seconds,
+        "device": jax.devices()[0].device_kind,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    description = {
+        "name": config.name,
+        "data": dataclasses.asdict(data) | {"cache": "", "path": ""},
+        "process": dataclasses.asdict(process_config) if process_config else None,
+        "model": dataclasses.asdict(model),
+        "train": dataclasses.asdict(sizes),
+        "optim": dataclasses.asdict(settings),
+        "metrics": metrics,
+    }
+    checkpoints.save_weights(Path(workdir) / "model", state.ema, description)
+    (Path(workdir) / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics

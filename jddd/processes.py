@@ -1,0 +1,152 @@
+"""Forward noising processes over discrete states, and the reverse quantities derived from them.
+
+A denoiser gives log p(x_0 | x_t) over V data symbols. Both processes turn it into the concrete score s_y = p_t(y) / p_t(x_t) (Lou et al. 2024),
+which is what LSD's coefficients multiply, and own every conversion between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jddd import schedules
+from jddd.types import Denoiser, PRNGKey
+
+
+class Process(Protocol):
+    """What losses, solvers and objectives ask of a noising process."""
+
+    symbols: int
+    schedule: schedules.Schedule
+    states: int
+
+    def prior(self, key: PRNGKey, shape: tuple[int, ...]) -> Int[Array, "..."]: ...
+    def corrupt(self, key: PRNGKey, x_0, t) -> Int[Array, "..."]: ...
+
+
+def _column(t, x):
+    """A scalar time, or one time a row, against (..., L)."""
+    t = jnp.asarray(t)
+    return t if t.ndim == 0 else t[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Absorbing:
+    """Every site is replaced by the mask, symbol V, with probability 1 - alpha(t) (Austin et al. 2021)."""
+
+    symbols: int
+    schedule: schedules.Schedule = schedules.Linear()
+
+    @property
+    def mask_id(self) -> int:
+        return self.symbols
+
+    @property
+    def states(self) -> int:
+        return self.symbols + 1
+
+    def prior(self, key: PRNGKey, shape: tuple[int, ...]) -> Int[Array, "..."]:
+        """All masks; the key is not used."""
+        return jnp.full(shape, self.mask_id, jnp.int32)
+
+    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Float[Array, "*b"]) -> Int[Array, "*b l"]:
+        """A draw of q(x_t | x_0); t is a scalar or one time a row."""
+        noised = jax.random.uniform(key, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
+        return jnp.where(noised, self.mask_id, x_0)
+
+    def noised(self, x_t: Int[Array, "*b"]) -> Bool[Array, "*b"]:
+        """Where a reverse step may change the state."""
+        return x_t == self.mask_id
+
+    def log_odds(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        """log(alpha / (1 - alpha)): the log-score of a masked site is this plus log p(x_0 | x_t)."""
+        alpha = self.schedule.alpha(t)
+        return jnp.log(alpha) - jnp.log1p(-alpha)
+
+    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """log p_t(y) / p_t(x_t) for y over V symbols and the mask, scalar t; clean sites and the own state have 0 at the own state, -inf elsewhere."""
+        lowest = jnp.finfo(log_p.dtype).min
+        masked = jnp.concatenate([log_p + self.log_odds(t), jnp.zeros((*log_p.shape[:-1], 1), log_p.dtype)], -1)
+        own = jnp.where(jax.nn.one_hot(x_t, self.states, dtype=bool), 0.0, lowest)
+        return jnp.where(self.noised(x_t)[..., None], masked, own)
+
+    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
+        """The integrand of the continuous-time NELBO in nats a site: -alpha' / (1 - alpha) times the cross-entropy at masked sites
+        (Sahoo et al. 2024, eq. 10; Shi et al. 2024). floor > 0 bounds the weight's 1 - alpha from below, for training only."""
+        weight = -schedules.slope(self.schedule, t) / jnp.maximum(1 - self.schedule.alpha(t), floor)
+        cross_entropy = -jnp.take_along_axis(log_p, x_0[..., None], -1)[..., 0]
+        return jnp.where(self.noised(x_t), _column(weight, x_0) * cross_entropy, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Uniform:
+    """Every site is replaced by a uniform symbol with probability 1 - alpha(t) (Austin et al. 2021)."""
+
+    symbols: int
+    schedule: schedules.Schedule = schedules.Linear()
+
+    @property
+    def states(self) -> int:
+        return self.symbols
+
+    def prior(self, key: PRNGKey, shape: tuple[int, ...]) -> Int[Array, "..."]:
+        """Uniform symbols."""
+        return jax.random.randint(key, shape, 0, self.symbols, jnp.int32)
+
+    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Float[Array, "*b"]) -> Int[Array, "*b l"]:
+        """A draw of q(x_t | x_0); t is a scalar or one time a row."""
+        key_where, key_what = jax.random.split(key)
+        noised = jax.random.uniform(key_where, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
+        return jnp.where(noised, self.prior(key_what, x_0.shape), x_0)
+
+    def noised(self, x_t: Int[Array, "*b"]) -> Bool[Array, "*b"]:
+        """Where a reverse step may change the state: everywhere."""
+        return jnp.ones(x_t.shape, bool)
+
+    def log_evidence(self, x_t: Int[Array, "*b"], t: Float[Array, "*b"]) -> Float[Array, "*b v"]:
+        """log q(x_t | x_0 = y) for every y, up to a constant of y: what a site says of its own clean symbol."""
+        alpha = jnp.asarray(self.schedule.alpha(t))
+        gain = jnp.log1p(alpha * self.symbols / (1 - alpha))
+        return jax.nn.one_hot(x_t, self.symbols) * gain[..., None]
+
+    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """log p_t(y) / p_t(x_t), 0 at the own state, 0 < t.
+
+        The ratio is E[q(y | x_0) / q(x_t | x_0)] under p(x_0 | x_t). With b = (1 - alpha) / V, a clean symbol other than x_t gives
+        1 + alpha 1[x_0 = y] / b and the clean symbol x_t itself gives b / (b + alpha). t is a scalar or broadcasts against x_t."""
+        alpha = jnp.asarray(self.schedule.alpha(t))[..., None]
+        floor = (1 - alpha) / self.symbols
+        p = jnp.exp(log_p)
+        own = jnp.take_along_axis(p, x_t[..., None], -1)
+        score = (1 - own) + p * alpha / floor + own * floor / (floor + alpha)
+        score = jnp.where(jax.nn.one_hot(x_t, self.symbols, dtype=bool), 1.0, score)
+        return jnp.log(score)
+
+    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
+        """The integrand of the continuous-time NELBO in nats a site: the rate of KL between the true and the modelled reverse jumps,
+        sum over y != x_t of rate * [s_model - s_true + s_true log(s_true / s_model)] (Lou et al. 2024). floor is not used."""
+        column = _column(t, x_0)
+        floor = ((1 - self.schedule.alpha(column)) / self.symbols)[..., None]
+        marginal = floor + (1 - floor * self.symbols) * jax.nn.one_hot(x_0, self.symbols)
+        true = jnp.log(marginal) - jnp.log(jnp.take_along_axis(marginal, x_t[..., None], -1))
+        model = self.log_score(log_p, x_t, column)
+        rate = -schedules.slope(self.schedule, column) / self.schedule.alpha(column) / self.symbols
+        return rate * (jnp.exp(model) - jnp.exp(true) + jnp.exp(true) * (true - model)).sum(-1)
+
+
+def with_evidence(process: Uniform, denoiser: Denoiser) -> Denoiser:
+    """The denoiser of a network that predicts each clean symbol from the OTHER sites: the site's own evidence is added by Bayes' rule.
+
+    The network need not learn to copy its input, which is most of the posterior at small t. Times are a scalar or one a row."""
+
+    def features(params, x_t, t):
+        return denoiser.features(params, x_t, t), process.log_evidence(x_t, jnp.broadcast_to(_column(t, x_t), x_t.shape))
+
+    def head(params, hidden):
+        return jax.nn.log_softmax(denoiser.head(params, hidden[0]) + hidden[1], -1)
+
+    return Denoiser(features, head)

@@ -1,0 +1,31 @@
+"""Logs of a run: JSON lines (to read with anything) and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+
+class Writer:
+    """Scalars to workdir/log.jsonl and workdir/tensorboard. Opened for append, so that a resumed run goes on in the same files."""
+
+    def __init__(self, workdir: str | Path):
+        from tensorboardX import SummaryWriter
+
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = open(folder / "log.jsonl", "a")
+        self._events = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One line and one event a scalar, flushed, so that a killed run keeps them."""
+        self._lines.write(json.dumps({"step": step, "time": round(time.time(), 2), **{k: float(f"{v:.6g}") for k, v in scalars.items()}}) + "\n")
+        self._lines.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
