@@ -37,7 +37,7 @@ class ProcessConfig:
 
     name: str = "absorbing"
     schedule: str = "linear"
-    eps: float = 0.0
+    eps: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,11 @@ def section(cls: type[T], values: ConfigDict | dict, name: str) -> T:
         if wanted is int and key in ("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every") and value < 1:
             raise ValueError(f"config field {name}.{key} is {value}; allowed: 1 or more")
     return cls(**dict(values))
+
+
+def defaults(cls: type, **values: Any) -> ConfigDict:
+    """A config section with every field of its dataclass, so that each can be set by a flag (--config.section.field=value)."""
+    return ConfigDict(dataclasses.asdict(cls(**values)))
 
 
 def pick(table: dict[str, Any], value: str, field: str) -> Any:

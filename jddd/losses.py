@@ -16,12 +16,12 @@ def stratified_times(key: PRNGKey, count: int, low: float = 1e-3, high: float = 
     return low + (high - low) * jax.random.permutation(key_order, u)
 
 
-def nelbo(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], *, process, denoiser: Denoiser, floor: float = 0.0, high: float = 1.0) -> Float[Array, "b"]:
-    """One-sample estimate of the continuous-time NELBO of each row, nats a site, at stratified times in [1e-3, high].
+def nelbo(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], *, process, denoiser: Denoiser, floor: float = 0.0, low: float = 1e-3) -> Float[Array, "b"]:
+    """One-sample estimate of the continuous-time NELBO of each row, nats a site, at stratified times in [low, 1].
 
-    floor: see Absorbing.nelbo; 0 is the exact bound."""
+    floor: see Absorbing.nelbo. With floor = 0, low = 0 and process.prior_kl() added this is an unbiased estimate of a bound on -log p(x_0)."""
     key_time, key_noise = jax.random.split(key)
-    t = stratified_times(key_time, x_0.shape[0], high=high)
+    t = stratified_times(key_time, x_0.shape[0], low=low)
     x_t = process.corrupt(key_noise, x_0, t)
     return process.nelbo(denoiser(params, x_t, t), x_0, x_t, t, floor).mean(-1)
 

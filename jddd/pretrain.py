@@ -37,7 +37,7 @@ def task(network: build.Network, floor: float = 0.0) -> train.Task:
 def _bits(key, params, x_0, *, process, denoiser, start_id):
     if process is None:
         return losses.autoregressive(params, x_0, denoiser=denoiser, start_id=start_id).mean(-1) * BITS
-    return losses.nelbo(key, params, x_0, process=process, denoiser=denoiser) * BITS
+    return (losses.nelbo(key, params, x_0, process=process, denoiser=denoiser, low=0.0) + process.prior_kl()) * BITS
 
 
 def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *, batch: int = 64, repeats: int = 1) -> tuple[float, float]:
@@ -88,12 +88,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         title=config.name,
     )
     seconds = time.perf_counter() - begin
-    bits, error = bits_per_symbol(key_test, state.ema, corpora["test"].windows(4096), network, repeats=4)
+    bits, error = bits_per_symbol(key_test, state.ema, corpora["test"].windows(2048), network, repeats=4)
     metrics = {
         "test_bits_per_symbol": bits,
         "standard_error": error,
         "measure": "code length" if network.process is None else "NELBO",
-        "test_windows": min(4096, len(corpora["test"].windows())),
+        "test_windows": min(2048, len(corpora["test"].windows())),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "train_seconds": seconds,
         "device": jax.devices()[0].device_kind,
