@@ -62,9 +62,9 @@ class Absorbing:
         """Where a reverse step may change the state."""
         return x_t == self.mask_id
 
-    def prior_kl(self) -> float:
+    def prior_kl(self) -> Float[Array, ""]:
         """KL(q(x_1 | x_0) || prior) in nats a site, where the prior gives the alpha(1) that is still clean to uniform symbols."""
-        return float(self.schedule.alpha(1.0) * jnp.log(self.symbols))
+        return self.schedule.alpha(1.0) * jnp.log(self.symbols)
 
     def log_odds(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
         """log(alpha / (1 - alpha)): the log-score of a masked site is this plus log p(x_0 | x_t)."""
@@ -111,12 +111,12 @@ class Uniform:
         """Where a reverse step may change the state: everywhere."""
         return jnp.ones(x_t.shape, bool)
 
-    def prior_kl(self) -> float:
+    def prior_kl(self) -> Float[Array, ""]:
         """KL(q(x_1 | x_0) || uniform) in nats a site."""
         alpha = self.schedule.alpha(1.0)
         other = (1 - alpha) / self.symbols
         kept = alpha + other
-        return float(kept * jnp.log(kept * self.symbols) + (self.symbols - 1) * other * jnp.log(other * self.symbols))
+        return kept * jnp.log(kept * self.symbols) + (self.symbols - 1) * other * jnp.log(other * self.symbols)
 
     def log_evidence(self, x_t: Int[Array, "*b"], t: Float[Array, "*b"]) -> Float[Array, "*b v"]:
         """log q(x_t | x_0 = y) for every y, up to a constant of y: what a site says of its own clean symbol."""
