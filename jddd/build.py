@@ -76,11 +76,14 @@ def section(cls: type[T], values: ConfigDict | dict, name: str) -> T:
         if key not in fields:
             raise ValueError(f"config field {name}.{key} is unknown; allowed: {', '.join(fields)}")
         wanted = type(fields[key].default)
+        if wanted is tuple and isinstance(value, (tuple, list)):
+            continue
         if isinstance(value, bool) != (wanted is bool) or not isinstance(value, (int, float) if wanted is float else wanted):
             raise ValueError(f"config field {name}.{key} is {value!r}; allowed: a value of type {wanted.__name__}")
         if wanted is int and key in ("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every") and value < 1:
             raise ValueError(f"config field {name}.{key} is {value}; allowed: 1 or more")
-    return cls(**dict(values))
+    frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, (tuple, list)) else value
+    return cls(**{key: frozen(value) for key, value in dict(values).items()})
 
 
 def defaults(cls: type, **values: Any) -> ConfigDict:

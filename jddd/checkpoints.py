@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
@@ -21,9 +22,10 @@ def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Save under the label `step`; a step that is already there is left as it is."""
+    """Save under the label `step`; a step that is already there is left as it is. The copy is what lets the caller donate `state` at once: on CPU
+    the background write would otherwise read the donated buffers."""
     if step not in checkpoints.all_steps():
-        checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        checkpoints.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state))))
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: Any) -> Any | None:

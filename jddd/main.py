@@ -22,10 +22,10 @@ def main(argv):
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from jddd import pretrain
+    from jddd import experiment, pretrain
 
     config = _CONFIG.value
-    experiments = {"pretrain": pretrain.run}
+    experiments = {"pretrain": pretrain.run, "distill": experiment.run}
     workdir = Path(_WORKDIR.value or Path("runs") / config.name)
     workdir.mkdir(parents=True, exist_ok=True)
     try:

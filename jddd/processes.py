@@ -78,6 +78,22 @@ class Absorbing:
         own = jnp.where(jax.nn.one_hot(x_t, self.states, dtype=bool), 0.0, lowest)
         return jnp.where(self.noised(x_t)[..., None], masked, own)
 
+    def rate_into(self, x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
+        """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
+        into_mask = jnp.append(jnp.ones(self.symbols), 0.0)
+        return jnp.where(self.noised(x_t)[..., None], into_mask, 0.0)
+
+    def transition_into(self, x_t: Int[Array, "*b"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
+        kept = jnp.exp(-noise) * jax.nn.one_hot(x_t, self.states)
+        into_mask = jnp.append(jnp.full(self.symbols, -jnp.expm1(-noise)), 1.0)
+        return jnp.where(self.noised(x_t)[..., None], into_mask, kept)
+
+    def staggered(self, score: Float[Array, "*b s"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
+        to_mask = -jnp.expm1(noise) * score.sum(-1, keepdims=True)
+        return score * jnp.exp(noise) + to_mask * jax.nn.one_hot(self.mask_id, self.states)
+
     def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: -alpha' / (1 - alpha) times the cross-entropy at masked sites
         (Sahoo et al. 2024, eq. 10; Shi et al. 2024). floor > 0 bounds the weight's 1 - alpha from below, for training only."""
@@ -136,6 +152,18 @@ class Uniform:
         score = (1 - own) + p * alpha / floor + own * floor / (floor + alpha)
         score = jnp.where(jax.nn.one_hot(x_t, self.symbols, dtype=bool), 1.0, score)
         return jnp.log(score)
+
+    def rate_into(self, x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
+        """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
+        return (1 - jax.nn.one_hot(x_t, self.symbols)) / self.symbols
+
+    def transition_into(self, x_t: Int[Array, "*b"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
+        return jnp.exp(-noise) * jax.nn.one_hot(x_t, self.symbols) - jnp.expm1(-noise) / self.symbols
+
+    def staggered(self, score: Float[Array, "*b s"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
+        return jnp.exp(noise) * score - jnp.expm1(noise) * score.mean(-1, keepdims=True)
 
     def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: the rate of KL between the true and the modelled reverse jumps,

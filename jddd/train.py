@@ -115,27 +115,33 @@ def fit(
         if writer:
             writer.write(step, {**values, "steps_per_second": log_every / seconds})
 
-    for step in bar:
-        if store and step > start and step % save_every == 0:
-            checkpoints.save(store, step, state)
-        if evaluate and evaluate_every and step > start and step % evaluate_every == 0:
-            scores = evaluate(state)
-            if writer:
-                writer.write(step, scores)
-        data = jax.tree.map(lambda x: jax.device_put(x, sharding.rows(on)), batch(step))
-        state, metrics = update(state, key_steps, data, frozen)
+    try:
+        for step in bar:
+            if store and step > start and step % save_every == 0:
+                if pending:  # a state whose loss is not finite must not be saved
+                    report(*pending)
+                    pending = None
+                checkpoints.save(store, step, state)
+            if evaluate and evaluate_every and step > start and step % evaluate_every == 0:
+                scores = evaluate(state)
+                if writer:
+                    writer.write(step, scores)
+            data = jax.tree.map(lambda x: jax.device_put(x, sharding.rows(on)), batch(step))
+            state, metrics = update(state, key_steps, data, frozen)
+            if pending:
+                report(*pending)
+                pending = None
+            if step % log_every == log_every - 1 or step == steps - 1:
+                now = time.perf_counter()
+                pending, clock = (step + 1, metrics, now - clock), now
         if pending:
             report(*pending)
-            pending = None
-        if step % log_every == log_every - 1 or step == steps - 1:
-            now = time.perf_counter()
-            pending, clock = (step + 1, metrics, now - clock), now
-    if pending:
-        report(*pending)
-    if store:
-        checkpoints.save(store, steps, state)
-        store.wait_until_finished()
-        store.close()
-    if writer:
-        writer.close()
+        if store:
+            checkpoints.save(store, steps, state)
+    finally:
+        if store:
+            store.wait_until_finished()
+            store.close()
+        if writer:
+            writer.close()
     return state

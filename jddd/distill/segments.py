@@ -1,0 +1,92 @@
+"""The cost of one reverse step between any two times, for any process: the table every schedule and coefficient is priced with.
+
+A step from t_i to t_j with coefficient c pays E KL( q(x_{t_j} | x_{t_i}, x_0) || student's step ), nats a site: the terms of the discrete-time NELBO.
+A grid pays their sum. For the absorbing process at c = 1 the table is (m_i - m_j) CE(m_i), the Riemann sum of jddd.distill.profile.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jddd import grids, processes, schedules, solvers
+from jddd.sampling import Student
+from jddd.types import Denoiser, Params, PRNGKey, Scalar, bind
+
+
+class Table(NamedTuple):
+    """cost (F, F, C) of a step from times[i] down to times[j] at coefficients[c], in nats a site; times (F,) fall, evenly spaced.
+    Below the diagonal the table continues as -cost[j, i], so that interpolation passes through 0 for a step of no length."""
+
+    times: Float[Array, "f"]
+    coefficients: Float[Array, "c"]
+    cost: Float[Array, "f f c"]
+
+
+def log_bridge(x_0: Int[Array, "*b"], x_t: Int[Array, "*b"], t, s, process) -> Float[Array, "*b s"]:
+    """log q(x_s | x_t, x_0) over the process's states, by Bayes' rule; -inf where impossible."""
+    noise = schedules.total_noise(process.schedule, t) - schedules.total_noise(process.schedule, s)
+    alpha = process.schedule.alpha(s)
+    clean = alpha * jax.nn.one_hot(x_0, process.states)
+    if isinstance(process, processes.Absorbing):
+        marginal = clean + (1 - alpha) * jax.nn.one_hot(process.mask_id, process.states)
+    else:
+        marginal = clean + (1 - alpha) / process.states
+    joint = marginal * process.transition_into(x_t, noise)
+    return jnp.log(joint / joint.sum(-1, keepdims=True))
+
+
+@functools.partial(jax.jit, static_argnames=("denoiser", "process", "solver", "form"))
+def measure(
+    key: PRNGKey, params: Params, x_0: Int[Array, "n l"], times: Float[Array, "f"], coefficients: Float[Array, "c"], *, denoiser: Denoiser, process, solver: str, form: str
+) -> Table:
+    """The table from data windows x_0, one network call of N rows at each of the F - 1 times above the last; times[0] must leave alpha > 0."""
+    denoise = bind(denoiser, params)
+    last = len(times) - 1
+
+    def at(inputs):
+        i, key = inputs
+        t = times[i]
+        x_t = process.corrupt(key, x_0, t)
+        log_p = denoise(x_t, t)
+        score = process.log_score(log_p, x_t, t)
+
+        def to(j):
+            s = jnp.where(j > i, times[j], 0.5 * (times[last] + t))  # the entries that are not used still get a valid step
+            bridge = log_bridge(x_0, x_t, t, s, process)
+            weight = jnp.exp(bridge)
+
+            def at_coefficient(c):
+                step = jnp.log(solvers.transition(solvers.scale_score(score, c, form), x_t, t, s, process=process, solver=solver))
+                kl = jnp.where(weight > 0, weight * (bridge - jnp.maximum(step, -30.0)), 0.0).sum(-1).mean()
+                tempered = jax.nn.log_softmax((c if form == "log_score" else 1.0) * log_p, -1)
+                end = -jnp.take_along_axis(tempered, x_0[..., None], -1)[..., 0]
+                return jnp.where(j == last, jnp.where(process.noised(x_t), end, 0.0).mean(), kl)
+
+            return jax.lax.map(at_coefficient, coefficients)
+
+        return jax.lax.map(to, jnp.arange(last + 1))
+
+    rows = jax.lax.map(at, (jnp.arange(last), jax.random.split(key, last)))
+    cost = jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
+    upper = jnp.triu(jnp.ones((last + 1, last + 1)), 1)[..., None] * cost
+    return Table(times, coefficients, upper - upper.swapaxes(0, 1))
+
+
+def path_cost(learned: Student, table: Table) -> Scalar:
+    """The cost of a student's steps by trilinear interpolation of the table, nats a site; differentiable in times and coefficients."""
+    place = lambda t: jnp.interp(t, table.times[::-1], jnp.arange(len(table.times), dtype=t.dtype)[::-1])
+    exponent = jnp.interp(learned.coefficients, table.coefficients, jnp.arange(len(table.coefficients), dtype=jnp.float32))
+    return jax.scipy.ndimage.map_coordinates(table.cost, [place(learned.times[:-1]), place(learned.times[1:]), exponent], order=1, mode="nearest").sum()
+
+
+def optimal_times(table: Table, steps: int) -> tuple[np.ndarray, float]:
+    """(times (M + 1,), cost in nats a site) of the cheapest M-step grid on the table's times at the coefficient nearest 1; exact."""
+    one = int(np.abs(np.asarray(table.coefficients) - 1).argmin())
+    path, cost = grids.dynamic_programme(np.asarray(table.cost[..., one]), steps)
+    return np.asarray(table.times)[path], cost

@@ -1,0 +1,149 @@
+"""Sampling and scoring the rows of a table: each row is an Entry, its samples are kept on disk, so a killed evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jddd import pretrained, sampling, solvers
+from jddd.metrics import text as metrics
+from jddd.runs import Entry
+from jddd.types import Denoiser
+
+
+class Bench(NamedTuple):
+    """What rows are measured with. count samples in batches of `batch`; vocabulary: the words of the training text."""
+
+    teacher: pretrained.Pretrained
+    judge: pretrained.Pretrained
+    vocabulary: frozenset[str]
+    count: int
+    batch: int
+    seed: int
+    precision: str
+    repeats: int
+    cache: Path
+
+    @property
+    def length(self) -> int:
+        return self.teacher.network.length
+
+
+class Generated(NamedTuple):
+    """samples (N, L); seconds of sampling, compilation excluded; ratio: seconds over NFE network calls timed right beside it."""
+
+    samples: np.ndarray
+    seconds: float
+    ratio: float
+
+
+def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> Generated:
+    """Draw `count` (default bench.count) samples. Batch i of a seed uses the same key whatever the entry: rows share their noise."""
+    network, params = bench.teacher.network, bench.teacher.params
+    count = count or bench.count
+    shape = (min(bench.batch, count), bench.length)
+    sampling.check(entry.student, process=network.process, solver=entry.solver, form=entry.form, precision=bench.precision)
+    options = dict(solver=entry.solver, form=entry.form, ordered=entry.ordered, precision=bench.precision)
+    run = sampling.sampler(network.denoiser, network.process, shape, **options)
+    key = jax.random.key(bench.seed)
+    if (run, entry.nfe) not in _COMPILED:
+        _COMPILED[run, entry.nfe] = run.lower(key, params, entry.student).compile()
+    compiled = _COMPILED[run, entry.nfe]
+    samples, seconds, calls = [], 0.0, []
+    floor = _network_call(network.denoiser, shape) if timed else None
+    for i in range(-(-count // shape[0])):
+        if floor:  # a network call at the same shape, timed in turn with the sampler: the machine's noise falls on both
+            begin = time.perf_counter()
+            jax.block_until_ready(floor(params))
+            calls.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        samples.append(np.asarray(compiled(jax.random.fold_in(key, i), params, entry.student)))
+        seconds += time.perf_counter() - begin
+    ratio = seconds / (entry.nfe * sum(calls)) if floor else float("nan")
+    return Generated(np.concatenate(samples)[:count].astype(np.uint16 if network.tokenizer.size < 2**16 else np.uint32), seconds, ratio)
+
+
+_COMPILED: dict[Any, Any] = {}  # executables, so that compilation can be kept out of the times
+
+
+@functools.lru_cache(maxsize=8)
+def _network_call(denoiser: Denoiser, shape: tuple[int, int]) -> Callable:
+    """One network call (trunk and head everywhere) at a shape: the unit the sampler's time is compared with."""
+    return jax.jit(lambda params: denoiser(params, jnp.zeros(shape, jnp.int32), jnp.ones(())).sum())
+
+
+def warm(bench: Bench) -> None:
+    """Compile and run the network call once, so that no row pays for it."""
+    shape = (min(bench.batch, bench.count), bench.length)
+    jax.block_until_ready(_network_call(bench.teacher.network.denoiser, shape)(bench.teacher.params))
+
+
+def judged(bench: Bench, samples: np.ndarray) -> np.ndarray:
+    """The judge's bits a symbol of each sample, (N,)."""
+    judge = bench.judge
+    return metrics.judge_bits(judge.params, samples, denoiser=judge.network.denoiser, start_id=judge.network.tokenizer.size, length=judge.network.length)
+
+
+def score(bench: Bench, samples: np.ndarray) -> dict:
+    """All figures of samples (see jddd.metrics.text.score)."""
+    texts = [bench.teacher.network.tokenizer.decode(row) for row in samples]
+    return metrics.score(samples, judged(bench, samples), texts, bench.vocabulary, repeats=bench.repeats)
+
+
+def entropy_4(bench: Bench, entry: Entry, count: int) -> float:
+    return metrics.entropy(metrics.ngrams(generate(bench, entry, count, timed=False).samples, 4))
+
+
+def with_temperature(entry: Entry, temperature: float, sampler: str = "", grid: str = "") -> Entry:
+    """The entry with every step's temperature multiplied."""
+    student = entry.student.replace(temperatures=entry.student.temperatures * temperature)
+    return entry._replace(student=student, sampler=sampler or entry.sampler, grid=grid or entry.grid)
+
+
+def match_entropy(bench: Bench, entry: Entry, target: float, count: int, *, tolerance: float = 0.003, most: int = 5) -> tuple[float, float]:
+    """(temperature, relative miss): the factor at which `count` samples of the entry have 4-gram entropy `target` (bits, of as many samples).
+
+    Secant search on common noise; ends within `tolerance` or after `most` evaluations, with the best seen."""
+    points = [(1.0, entropy_4(bench, entry, count))]
+    while abs(points[-1][1] / target - 1) > tolerance and len(points) < most:
+        if len(points) == 1:
+            guess = 1.0 + 1.5 * (target / points[0][1] - 1)
+        else:
+            (a, ea), (b, eb) = points[-2:]
+            guess = b + (target - eb) * (b - a) / (eb - ea) if eb != ea else b
+        guess = float(np.clip(guess, 0.5, 1.5))
+        if any(guess == p for p, _ in points):
+            break
+        points.append((guess, entropy_4(bench, with_temperature(entry, guess), count)))
+    temperature, reached = min(points, key=lambda p: abs(p[1] / target - 1))
+    return temperature, reached / target - 1
+
+
+def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
+    """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, order, seed, count), so that a
+    run that was killed reads them back, and two names of one law (see solvers.canonical) share one set of samples."""
+    solver = solvers.canonical(entry.solver, bench.teacher.network.process)
+    law = json.dumps([solver, entry.form, entry.ordered, bench.seed, bench.count, bench.batch, bench.precision, *(np.asarray(v).tolist() for v in jax.tree.leaves(entry.student))])
+    file = bench.cache / f"{hashlib.sha256(law.encode()).hexdigest()[:24]}.npz"
+    try:
+        saved = np.load(file)
+        drawn = Generated(saved["samples"], float(saved["seconds"]), float(saved["ratio"]))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or cut short by a kill
+        drawn = generate(bench, entry)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp.npz")
+        np.savez(temporary, **drawn._asdict())
+        temporary.replace(file)
+    facts = {"sampler": entry.sampler, "grid": entry.grid, "nfe": entry.nfe, "solver": entry.solver, "form": entry.form, "samples": bench.count}
+    facts |= {"temperature": float(entry.student.temperatures[0]), "confidence": float(entry.student.confidences[0])}
+    return facts | score(bench, drawn.samples) | {"seconds": drawn.seconds, "ratio_to_network_calls": drawn.ratio}, drawn.samples

@@ -1,0 +1,113 @@
+"""A finished distillation run on disk: its students, ready to sample.
+
+    run = jddd.load("runs/lsd_text")
+    print(run.sample("LSD+", nfe=8, count=4, prefix="in the beginning "))
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jddd import pretrained, sampling
+from jddd.sampling import Student
+
+
+class Entry(NamedTuple):
+    """A sampler of the report's table: its numbers and how they are used."""
+
+    sampler: str
+    grid: str
+    student: Student
+    solver: str = "tweedie"
+    form: str = "score"
+    ordered: bool = False
+
+    @property
+    def nfe(self) -> int:
+        return self.student.nfe
+
+    @property
+    def name(self) -> str:
+        """A file name: letters, digits and dashes."""
+        text = f"{self.sampler} {self.grid} {self.nfe}".lower().replace("+", "plus")
+        return "-".join("".join(c if c.isalnum() else " " for c in text).split())
+
+
+def save_entries(path: Path, entries: list[Entry]) -> None:
+    """Write entries as JSON, replacing the file in one move."""
+    rows = [e._asdict() | {"student": {k: np.asarray(v, np.float64).tolist() for k, v in vars(e.student).items()}, "nfe": e.nfe} for e in entries]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def load_entries(path: Path) -> list[Entry]:
+    """Entries as save_entries wrote them. Raises ValueError naming the file when it is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; allowed: the folder of a finished run")
+    try:
+        rows = json.loads(path.read_text())
+        return [Entry(r["sampler"], r["grid"], Student(**{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()}), r["solver"], r["form"], r["ordered"]) for r in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}") from None
+
+
+class Run(NamedTuple):
+    """A loaded run: its students and their teacher."""
+
+    entries: list[Entry]
+    teacher: pretrained.Pretrained
+
+    def entry(self, sampler: str, nfe: int) -> Entry:
+        """The first entry whose sampler starts with the given name. Raises ValueError listing what there is."""
+        found = [e for e in self.entries if e.sampler.lower().startswith(sampler.lower()) and e.nfe == nfe]
+        if not found:
+            raise ValueError(f"no sampler {sampler!r} with nfe {nfe}; allowed: {', '.join(sorted({f'{e.sampler} ({e.nfe})' for e in self.entries}))}")
+        return found[0]
+
+    def sample(self, sampler: str = "LSD+", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> list[str]:
+        """Text of `count` samples. prefix: symbols every sample begins with; template: a whole text in which '_' marks what to fill in."""
+        entry, network = self.entry(sampler, nfe), self.teacher.network
+        length = length or network.length
+        given = fixed = None
+        if prefix or template:
+            given, fixed = condition(network, prefix=prefix, template=template, length=length)
+            given, fixed = (jnp.broadcast_to(a, (count, length)) for a in (given, fixed))
+        generate = sampling.sampler(network.denoiser, network.process, (count, length), solver=entry.solver, form=entry.form, ordered=entry.ordered)
+        samples = generate(jax.random.key(seed), self.teacher.params, entry.student, given, fixed)
+        return [network.tokenizer.decode(row) for row in np.asarray(samples)]
+
+
+def condition(network, *, prefix: str = "", template: str = "", length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(given (L,), fixed (L,)) of a prefix, or of a template in which each '_' is one symbol to fill in."""
+    encode = network.tokenizer.encode
+    if template:
+        pieces = [(np.zeros(1, int), False) if c == "_" else (np.asarray(encode(f"a{c}a"))[1:-1], True) for c in template]
+        symbols = np.concatenate([p for p, _ in pieces])
+        held = np.concatenate([np.full(len(p), keep) for p, keep in pieces])
+    else:
+        symbols = np.asarray(encode("a" + prefix + "a"))[1:-1]
+        held = np.ones(len(symbols), bool)
+    if len(symbols) > length:
+        raise ValueError(f"prefix or template has {len(symbols)} symbols; allowed: at most the length {length}")
+    given, fixed = np.zeros(length, np.int32), np.zeros(length, bool)
+    given[: len(symbols)], fixed[: len(symbols)] = symbols, held
+    return given, fixed
+
+
+def load(workdir: str | Path) -> Run:
+    """A finished run. Raises ValueError naming the file that is missing or damaged."""
+    folder = Path(workdir)
+    entries = load_entries(folder / "students.json")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        name = config["teacher"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder / 'config.json'} is missing or damaged: {error!r}") from None
+    return Run(entries, pretrained.load(name))
