@@ -7,16 +7,17 @@ which is what LSD's coefficients multiply, and own every conversion between the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jddd import schedules
-from jddd.types import Denoiser, PRNGKey
+from jddd.types import Denoiser, PRNGKey, Time
 
 
+@runtime_checkable
 class Process(Protocol):
     """What losses, solvers and objectives ask of a noising process."""
 
@@ -53,7 +54,7 @@ class Absorbing:
         """All masks; the key is not used."""
         return jnp.full(shape, self.mask_id, jnp.int32)
 
-    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Float[Array, "*b"]) -> Int[Array, "*b l"]:
+    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Time) -> Int[Array, "*b l"]:
         """A draw of q(x_t | x_0); t is a scalar or one time a row."""
         noised = jax.random.uniform(key, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
         return jnp.where(noised, self.mask_id, x_0)
@@ -66,12 +67,12 @@ class Absorbing:
         """KL(q(x_1 | x_0) || prior) in nats a site, where the prior gives the alpha(1) that is still clean to uniform symbols."""
         return self.schedule.alpha(1.0) * jnp.log(self.symbols)
 
-    def log_odds(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    def log_odds(self, t: Time) -> Float[Array, "*b"]:
         """log(alpha / (1 - alpha)): the log-score of a masked site is this plus log p(x_0 | x_t)."""
         alpha = self.schedule.alpha(t)
         return jnp.log(alpha) - jnp.log1p(-alpha)
 
-    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b s"]:
         """log p_t(y) / p_t(x_t) for y over V symbols and the mask, scalar t; clean sites and the own state have 0 at the own state, -inf elsewhere."""
         lowest = jnp.finfo(log_p.dtype).min
         masked = jnp.concatenate([log_p + self.log_odds(t), jnp.zeros((*log_p.shape[:-1], 1), log_p.dtype)], -1)
@@ -83,18 +84,18 @@ class Absorbing:
         into_mask = jnp.append(jnp.ones(self.symbols), 0.0)
         return jnp.where(self.noised(x_t)[..., None], into_mask, 0.0)
 
-    def transition_into(self, x_t: Int[Array, "*b"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def transition_into(self, x_t: Int[Array, "*b"], noise: Time) -> Float[Array, "*b s"]:
         """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
         kept = jnp.exp(-noise) * jax.nn.one_hot(x_t, self.states)
         into_mask = jnp.append(jnp.full(self.symbols, -jnp.expm1(-noise)), 1.0)
         return jnp.where(self.noised(x_t)[..., None], into_mask, kept)
 
-    def staggered(self, score: Float[Array, "*b s"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def staggered(self, score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
         """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
         to_mask = -jnp.expm1(noise) * score.sum(-1, keepdims=True)
         return score * jnp.exp(noise) + to_mask * jax.nn.one_hot(self.mask_id, self.states)
 
-    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
+    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: -alpha' / (1 - alpha) times the cross-entropy at masked sites
         (Sahoo et al. 2024, eq. 10; Shi et al. 2024). floor > 0 bounds the weight's 1 - alpha from below, for training only."""
         weight = -schedules.slope(self.schedule, t) / jnp.maximum(1 - self.schedule.alpha(t), floor)
@@ -117,7 +118,7 @@ class Uniform:
         """Uniform symbols."""
         return jax.random.randint(key, shape, 0, self.symbols, jnp.int32)
 
-    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Float[Array, "*b"]) -> Int[Array, "*b l"]:
+    def corrupt(self, key: PRNGKey, x_0: Int[Array, "*b l"], t: Time) -> Int[Array, "*b l"]:
         """A draw of q(x_t | x_0); t is a scalar or one time a row."""
         key_where, key_what = jax.random.split(key)
         noised = jax.random.uniform(key_where, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
@@ -134,13 +135,13 @@ class Uniform:
         kept = alpha + other
         return kept * jnp.log(kept * self.symbols) + (self.symbols - 1) * other * jnp.log(other * self.symbols)
 
-    def log_evidence(self, x_t: Int[Array, "*b"], t: Float[Array, "*b"]) -> Float[Array, "*b v"]:
+    def log_evidence(self, x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b v"]:
         """log q(x_t | x_0 = y) for every y, up to a constant of y: what a site says of its own clean symbol."""
         alpha = jnp.asarray(self.schedule.alpha(t))
         gain = jnp.log1p(alpha * self.symbols / (1 - alpha))
         return jax.nn.one_hot(x_t, self.symbols) * gain[..., None]
 
-    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def log_score(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b s"]:
         """log p_t(y) / p_t(x_t), 0 at the own state, 0 < t.
 
         The ratio is E[q(y | x_0) / q(x_t | x_0)] under p(x_0 | x_t). With b = (1 - alpha) / V, a clean symbol other than x_t gives
@@ -157,15 +158,15 @@ class Uniform:
         """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
         return (1 - jax.nn.one_hot(x_t, self.symbols)) / self.symbols
 
-    def transition_into(self, x_t: Int[Array, "*b"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def transition_into(self, x_t: Int[Array, "*b"], noise: Time) -> Float[Array, "*b s"]:
         """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
         return jnp.exp(-noise) * jax.nn.one_hot(x_t, self.symbols) - jnp.expm1(-noise) / self.symbols
 
-    def staggered(self, score: Float[Array, "*b s"], noise: Float[Array, ""]) -> Float[Array, "*b s"]:
+    def staggered(self, score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
         """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
         return jnp.exp(noise) * score - jnp.expm1(noise) * score.mean(-1, keepdims=True)
 
-    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Float[Array, "*b"], floor: float = 0.0) -> Float[Array, "*b l"]:
+    def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: the rate of KL between the true and the modelled reverse jumps,
         sum over y != x_t of rate * [s_model - s_true + s_true log(s_true / s_model)] (Lou et al. 2024). floor is not used."""
         column = _column(t, x_0)

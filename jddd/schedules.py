@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jddd.types import Time
 
+
+@runtime_checkable
 class Schedule(Protocol):
-    def alpha(self, t: Float[Array, "..."]) -> Float[Array, "..."]: ...
+    def alpha(self, t: Time) -> Float[Array, "..."]: ...
     def inverse(self, alpha: Float[Array, "..."]) -> Float[Array, "..."]: ...
 
 
@@ -53,11 +56,11 @@ class Cosine:
         return 1 - jnp.arccos(jnp.clip(1 - alpha, 0, 1)) * 2 / jnp.pi
 
 
-def slope(schedule: Schedule, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+def slope(schedule: Schedule, t: Time) -> Float[Array, "*b"]:
     """d alpha / dt, negative."""
     return jnp.vectorize(jax.grad(schedule.alpha))(jnp.asarray(t, jnp.result_type(float)))
 
 
-def total_noise(schedule: Schedule, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
+def total_noise(schedule: Schedule, t: Time) -> Float[Array, "*b"]:
     """sigma-bar(t) = -log alpha(t) (SEDD's total noise)."""
     return -jnp.log(schedule.alpha(t))

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Params = PyTree
 PRNGKey = Key[Array, ""]
 Tokens = Int[Array, "*batch length"]
-Times = Float[Array, "steps+1"]
-Coefficients = Float[Array, "steps"]
+Times = Float[Array, "times"]  # M + 1 of them
+Coefficients = Float[Array, "steps"]  # M of them
 Scalar = Float[Array, ""]
+Time = Float[ArrayLike, "..."] | float | int  # a scalar, or one time a row
 
 
 class Denoiser(NamedTuple):

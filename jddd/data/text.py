@@ -189,7 +189,8 @@ def _stock(name: str, split: str) -> list[str]:
     except ImportError as error:
         raise ValueError(f"data.name is 'tfds:{name}', a stock TFDS set; those need tensorflow to be prepared: pip install tensorflow") from error
     except Exception as error:
-        raise ValueError(f"data.name is 'tfds:{name}', which tensorflow-datasets could not give: {error}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # the list of all its sets follows
+        raise ValueError(f"data.name is 'tfds:{name}', which tensorflow-datasets could not give: {reason}") from error
     field = "text" if "text" in source[0] else next(k for k, v in source[0].items() if isinstance(v, bytes))
     return [row[field].decode("utf-8") for row in source]
 

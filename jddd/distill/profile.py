@@ -85,7 +85,7 @@ def nelbo(profile: Profile) -> Scalar:
     return jnp.trapezoid(curve(profile, fine), fine)
 
 
-def grid_cost(profile: Profile, masked: Float[Array, "steps+1"]) -> Scalar:
+def grid_cost(profile: Profile, masked: Float[Array, "times"]) -> Scalar:
     """The path cost of a sampler whose mask rate goes through `masked` (from 1 down to 0), nats a site."""
     return jnp.sum((masked[:-1] - masked[1:]) * curve(profile, masked[:-1]))
 

@@ -50,7 +50,7 @@ def rotate(x: Float[Array, "b h l d"]) -> Float[Array, "b h l d"]:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def time_features(t: Float[Array, ""], width: int = 128) -> Float[Array, "width"]:
+def time_features(t: Float[Array, "*b"], width: int = 128) -> Float[Array, "*b {width}"]:
     """Sinusoids of 1000 t, the usual time embedding."""
     half = width // 2
     angle = 1000.0 * t[..., None] * 10_000.0 ** (-jnp.arange(half) / half)
