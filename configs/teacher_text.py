@@ -1,7 +1,7 @@
 """Train a text teacher.
 
   python -m jddd.main --config=configs/teacher_text.py:small      absorbing, 0.8 M parameters
-  python -m jddd.main --config=configs/teacher_text.py:uniform    uniform-state, 1.2 M parameters
+  python -m jddd.main --config=configs/teacher_text.py:uniform    uniform-state, a smaller one
   python -m jddd.main --config=configs/teacher_text.py:base       absorbing, 85 M parameters, for an accelerator
   python -m jddd.main --config=configs/teacher_text.py:smoke      seconds, for tests
 
@@ -26,8 +26,8 @@ def get_config(variant: str = "small") -> ConfigDict:
     config.train = defaults(TrainConfig, steps=3200, batch=64, microbatches=8, floor=0.1, save_every=200, evaluate_every=500)
     if variant == "uniform":
         config.process = defaults(ProcessConfig, name="uniform")
-        config.model.time_conditioning = True
-        config.train.steps = 900
+        config.model = defaults(ModelConfig, width=96, depth=3, heads=2, conv=5, time_conditioning=True)
+        config.train.steps = 600
     if variant == "base":
         config.data.length = 256
         config.model = defaults(ModelConfig, width=768, depth=12, heads=12, conv=0, dtype="bfloat16")

@@ -1,4 +1,7 @@
-"""The page a run leaves: tables, plots, learned numbers and samples in one self-contained HTML file."""
+"""The page a run leaves: tables, plots, learned numbers and samples in one self-contained HTML file.
+
+python -m jddd.report runs/lsd_text     prints a finished run's table as Markdown
+"""
 
 from __future__ import annotations
 
@@ -60,9 +63,12 @@ def table(rows: Sequence[dict], columns: dict[str, str] | None = None) -> str:
     return f"<table><tr>{''.join(f'<th>{c}</th>' for c in columns.values())}</tr>{''.join(lines)}</table>"
 
 
-def _image(figure) -> str:
+def _image(figure, file: Path) -> str:
+    """The figure as an inline picture; it is also written to `file`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(buffer.getvalue())
     return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
@@ -137,7 +143,7 @@ def figures(result: dict, entries: Sequence[Entry]) -> dict:
 
 
 def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, list[str]]) -> None:
-    """The report as one HTML file, replaced in one move."""
+    """The report as one HTML file, replaced in one move; its plots also as files in plots/ beside it."""
     part = []
     add = part.append
     distillation, networks = result["distillation"], result["networks"]
@@ -152,7 +158,7 @@ def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, l
     add("<p class=note>Intervals: 95 %, bootstrap over samples. Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only.</p>")
     plots = figures(result, entries)
     for name, figure in plots.items():
-        add(f"<h2>{name[0].upper() + name[1:]}</h2>" + _image(figure))
+        add(f"<h2>{name[0].upper() + name[1:]}</h2>" + _image(figure, path.parent / "plots" / f"{name.replace(' ', '-')}.png"))
     add("<h2>What a schedule can gain on this teacher</h2><p class=note>Path KL over its limit for many steps, bits a character. The dynamic programme is exact: no schedule does better.</p>")
     columns = {key: key for bound in result["bounds"] for key in bound}
     add(table(result["bounds"], columns))
@@ -185,3 +191,21 @@ def summary(result: dict) -> str:
     d = result["distillation"]
     tail = f"all students distilled in {d['all_students_seconds']:.1f} s; one teacher run of this batch: {d['one_teacher_run_seconds']:.1f} s"
     return "\n".join([head, *lines, tail])
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    """The table as Markdown, the judge's figure with its interval."""
+    lines = ["| sampler | grid | NFE | judge bits/char | unigram entropy | 4-gram entropy | words known | distinct 4-grams | time / NFE calls |", "|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        low, high = r["judge_bits_interval"]
+        figures = f"{r['judge_bits']:.3f} ({low:.3f} to {high:.3f}) | {r['entropy_1']:.3f} | {r['entropy_4']:.3f} | {r['words']:.3f} | {r['distinct_4']:.3f} | {r['ratio_to_network_calls']:.2f}"
+        lines.append(f"| {r['sampler']} | {r['grid']} | {r['nfe']} | {figures} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    import sys
+
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "metrics.json").is_file():
+        sys.exit("usage: python -m jddd.report RUN, the folder of a finished run (with metrics.json)")
+    print(markdown(json.loads((Path(sys.argv[1]) / "metrics.json").read_text())["rows"]))

@@ -32,7 +32,7 @@ class Task(NamedTuple):
 
 @flax.struct.dataclass
 class TrainState:
-    step: jax.Array
+    step: Any  # int32 scalar, or its ShapeDtypeStruct
     params: Params
     ema: Params
     opt_state: Any

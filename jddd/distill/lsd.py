@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jddd import grids, processes, sampling, solvers, train
 from jddd.distill import profile as profiles
@@ -154,19 +154,26 @@ def paper_loss(learned: Student, products: Products, *, learn_times: bool, teach
     return jnp.sum((products.target - 2 * factor * products.cross + factor**2 * products.own) / jnp.maximum(products.target, 1e-12))
 
 
-def measure_products(
-    key: PRNGKey, params: Params, learned: Student, teacher_states, teacher_times, *, denoiser: Denoiser, process, solver: str, config: LSDConfig
-) -> Products:
-    """Run the student's chain beside the teacher's recorded states (M, B, L) at teacher_times (M,) and take the inner products; 2 M network calls."""
+class Chain(NamedTuple):
+    """A teacher's states before each of its steps, (N, B, L), their times (N,), and the key that drew them (coupled students draw with it too)."""
+
+    states: Int[Array, "n b l"]
+    times: Float[Array, "n"]
+    key: PRNGKey
+
+
+def measure_products(key: PRNGKey, params: Params, learned: Student, teacher: Chain, *, denoiser: Denoiser, process, solver: str, config: LSDConfig) -> Products:
+    """Run the student's chain beside the teacher's states at the student's M steps, and take the inner products; 2 M network calls."""
     denoise = bind(denoiser, params)
-    shape = teacher_states.shape[1:]
+    shape = teacher.states.shape[1:]
     key_start, key_chain = jax.random.split(key)
-    start = teacher_states[0]
+    start = teacher.states[0]
     if config.relaxed:  # a start within a small Hamming distance of x_T: some sites already hold what the teacher will put there
-        start = jnp.where(jax.random.uniform(key_start, shape) < config.relaxed, teacher_states[-1], start)
+        start = jnp.where(jax.random.uniform(key_start, shape) < config.relaxed, teacher.states[-1], start)
     if config.noise == "same_state":
-        states = teacher_states
+        states = teacher.states
     else:
+        key_chain = teacher.key if config.noise == "coupled" else key_chain
         options = dict(process=process, solver=solver, form=config.form, given=start, coupled=config.noise == "coupled", trajectory=True)
         _, after = sampling.sample(key_chain, learned, denoise, shape, **options)
         states = jnp.concatenate([start[None], after[:-1]])
@@ -183,12 +190,12 @@ def measure_products(
         target, own = scores(x_teacher, t_teacher), scores(x_student, t_student)
         return Products((target * own).mean(), (own * own).mean(), (target * target).mean())
 
-    return jax.lax.map(one, (teacher_states, teacher_times, states, learned.times[:-1]))
+    return jax.lax.map(one, (teacher.states, teacher.times, states, learned.times[:-1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------- distilling
-def teacher_chain(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoiser: Denoiser, process, solver: str, config: LSDConfig, start: float = 1.0):
-    """The teacher's states before each of its N steps, (N, B, L), and their times (N,): one teacher sampling run, shared by all students."""
+def teacher_chain(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoiser: Denoiser, process, solver: str, config: LSDConfig, start: float = 1.0) -> Chain:
+    """One teacher sampling run of N steps, shared by all students."""
     times = grids.uniform(config.teacher_steps, start)
 
     @jax.jit
@@ -198,7 +205,7 @@ def teacher_chain(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoi
         return after
 
     first = process.prior(jax.random.split(key)[0], shape)
-    return jnp.concatenate([first[None], run(key, params)[:-1]]), times[:-1]
+    return Chain(jnp.concatenate([first[None], run(key, params)[:-1]]), times[:-1], key)
 
 
 def distil(
@@ -208,7 +215,7 @@ def distil(
     process,
     solver: str,
     cost: tuple | None = None,
-    chain: tuple | None = None,
+    chain: Chain | None = None,
     params: Params = None,
     denoiser: Denoiser | None = None,
     start: float = 1.0,
@@ -230,8 +237,8 @@ def distil(
         task = train.Task(lambda key: initial(times, config.learn_times), lambda learned, key, _, data: (price(student(learned, times), data), {}))
         return student(fit(key, task, optimiser, batch, frozen=data).params, times)
 
-    states, teacher_times = chain
     index = np.arange(nfe) * config.teacher_steps // nfe
+    teacher = Chain(chain.states[index], chain.times[index], chain.key)
     teacher_size = (start - 0.0) / config.teacher_steps
     learned = initial(times, config.learn_times)
     measure = jax.jit(functools.partial(measure_products, denoiser=denoiser, process=process, solver=solver, config=config))
@@ -244,7 +251,7 @@ def distil(
         return paper_loss(free, products, learn_times=config.learn_times, teacher_size=size), {}
 
     for turn in range(config.rounds):
-        products = measure(jax.random.fold_in(key, turn), params, as_student(learned), states[index], teacher_times[index])
+        products = measure(jax.random.fold_in(key, turn), params, as_student(learned), teacher)
         task = train.Task(lambda key: learned, loss)
         learned = fit(key, task, optimiser, batch, frozen=products).params
     return as_student(learned)

@@ -43,7 +43,7 @@ def default_rates(count: int = 33) -> Float[Array, "g"]:
 
 
 @functools.partial(jax.jit, static_argnames=("denoiser", "process", "sites", "batch"))
-def measure(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], rates: Float[Array, "g"], *, denoiser: Denoiser, process: processes.Absorbing, sites: int = 8192, batch: int = 32) -> Profile:
+def measure(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], rates: Float[Array, "g"], *, denoiser: Denoiser, process, sites: int = 8192, batch: int = 32) -> Profile:
     """The profile from data windows x_0; G * N / batch network calls of `batch` rows.
 
     The masks are nested: a site has one threshold u and is masked at every rate above it, so that noise cancels along the curve. The `sites` sites of

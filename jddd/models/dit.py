@@ -35,6 +35,9 @@ class DiTConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        for field, least in (("width", 1), ("depth", 1), ("heads", 1), ("conv", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"model.{field} is {getattr(self, field)}; allowed: {least} or more")
         if self.width % (2 * self.heads):
             raise ValueError(f"model.width is {self.width} and model.heads {self.heads}; allowed: width a multiple of 2 * heads")
         if self.dtype not in ("float32", "bfloat16"):
