@@ -17,6 +17,10 @@ T = TypeVar("T")
 
 SCHEDULES = {"linear": schedules.Linear, "geometric": schedules.Geometric, "cosine": schedules.Cosine}
 PROCESSES = {"absorbing": processes.Absorbing, "uniform": processes.Uniform}
+COUNTS = {  # the fields that must be 1 or more, in whatever section
+    *("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every"),
+    *("rounds", "teacher_steps", "samples", "profile_windows", "match_samples", "bootstrap"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,10 @@ class ProcessConfig:
     name: str = "absorbing"
     schedule: str = "linear"
     eps: float = 1e-3
+
+    def __post_init__(self):
+        if not 0 <= self.eps < 1:
+            raise ValueError(f"config field process.eps is {self.eps}; allowed: 0 or more, below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +76,12 @@ class TrainConfig:
     evaluate_every: int = 500
     model: int = 1
 
+    def __post_init__(self):
+        if self.batch % self.microbatches:
+            raise ValueError(f"config field train.batch is {self.batch}; allowed: a multiple of train.microbatches, {self.microbatches}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"config field train.ema is {self.ema}; allowed: 0 or more, below 1")
+
 
 def section(cls: type[T], values: ConfigDict | dict, name: str) -> T:
     """The dataclass of a config section. Raises ValueError naming section.field for an unknown field or a value of the wrong type."""
@@ -80,10 +94,10 @@ def section(cls: type[T], values: ConfigDict | dict, name: str) -> T:
             continue
         if isinstance(value, bool) != (wanted is bool) or not isinstance(value, (int, float) if wanted is float else wanted):
             raise ValueError(f"config field {name}.{key} is {value!r}; allowed: a value of type {wanted.__name__}")
-        if wanted is int and key in ("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every") and value < 1:
+        if wanted is int and key in COUNTS and value < 1:
             raise ValueError(f"config field {name}.{key} is {value}; allowed: 1 or more")
     frozen = lambda value: tuple(map(frozen, value)) if isinstance(value, (tuple, list)) else value
-    return cls(**{key: frozen(value) for key, value in dict(values).items()})
+    return cls(**{key: float(value) if type(fields[key].default) is float else frozen(value) for key, value in dict(values).items()})
 
 
 def defaults(cls: type, **values: Any) -> ConfigDict:

@@ -42,19 +42,23 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> Any | None:
         raise ValueError(f"checkpoint {folder} cannot be restored ({type(error).__name__}: {str(error)[:200]}); remove that folder to go on from an earlier one") from error
 
 
+def weight_files(path: str | Path) -> tuple[Path, Path]:
+    """(path.safetensors, path.json); a dot in path is part of the name."""
+    return Path(f"{path}.safetensors"), Path(f"{path}.json")
+
+
 def save_weights(path: str | Path, params: Any, config: dict) -> None:
     """params (nested dicts of arrays) as path.safetensors, float32, with `config` beside it as path.json."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flat = {k: np.ascontiguousarray(v) for k, v in traverse_util.flatten_dict(jax.device_get(params), sep=".").items()}
-    save_file(flat, path.with_suffix(".safetensors"))
-    path.with_suffix(".json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    weights, description = weight_files(path)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    flat = {k: np.asarray(v, np.float32, order="C") for k, v in traverse_util.flatten_dict(jax.device_get(params), sep=".").items()}
+    save_file(flat, weights)
+    description.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def load_weights(path: str | Path) -> tuple[Any, dict]:
     """(params, config) as save_weights wrote them. Raises ValueError naming the file when it is missing or damaged."""
-    path = Path(path)
-    weights, description = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    weights, description = weight_files(path)
     for file in (weights, description):
         if not file.is_file():
             raise ValueError(f"weights {str(file)!r} do not exist; allowed: a folder/name with name.safetensors and name.json")
@@ -66,6 +70,8 @@ def load_weights(path: str | Path) -> tuple[Any, dict]:
         config = json.loads(description.read_text())
     except ValueError as error:
         raise ValueError(f"weights {str(description)!r} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"weights {str(description)!r} holds a {type(config).__name__}; allowed: a JSON object")
     bad = [name for name, value in flat.items() if not np.isfinite(value).all()]
     if bad:
         raise ValueError(f"weights {str(weights)!r} hold NaN or infinity in {bad[:3]}; allowed: finite numbers")

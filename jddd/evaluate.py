@@ -53,7 +53,7 @@ def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> 
     count = count or bench.count
     shape = (min(bench.batch, count), bench.length)
     sampling.check(entry.student, process=network.process, solver=entry.solver, form=entry.form, precision=bench.precision)
-    options = dict(solver=entry.solver, form=entry.form, ordered=entry.ordered, precision=bench.precision)
+    options = dict(solver=entry.solver, form=entry.form, reveal=entry.reveal, precision=bench.precision)
     run = sampling.sampler(network.denoiser, network.process, shape, **options)
     key = jax.random.key(bench.seed)
     if (run, entry.nfe) not in _COMPILED:
@@ -130,10 +130,10 @@ def match_entropy(bench: Bench, entry: Entry, target: float, count: int, *, tole
 
 
 def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
-    """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, order, seed, count), so that a
+    """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, reveal, seed, count), so that a
     run that was killed reads them back, and two names of one law (see solvers.canonical) share one set of samples."""
     solver = solvers.canonical(entry.solver, bench.teacher.network.process)
-    law = json.dumps([solver, entry.form, entry.ordered, bench.seed, bench.count, bench.batch, bench.precision, *(np.asarray(v).tolist() for v in jax.tree.leaves(entry.student))])
+    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, *(np.asarray(v).tolist() for v in jax.tree.leaves(entry.student))])
     file = bench.cache / f"{hashlib.sha256(law.encode()).hexdigest()[:24]}.npz"
     try:
         saved = np.load(file)
@@ -144,6 +144,6 @@ def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
         temporary = file.with_suffix(".tmp.npz")
         np.savez(temporary, **drawn._asdict())
         temporary.replace(file)
-    facts = {"sampler": entry.sampler, "grid": entry.grid, "nfe": entry.nfe, "solver": entry.solver, "form": entry.form, "samples": bench.count}
+    facts = {"sampler": entry.sampler, "grid": entry.grid, "nfe": entry.nfe, "solver": entry.solver, "form": entry.form, "reveal": entry.reveal, "samples": bench.count}
     facts |= {"temperature": float(entry.student.temperatures[0]), "confidence": float(entry.student.confidences[0])}
     return facts | score(bench, drawn.samples) | {"seconds": drawn.seconds, "ratio_to_network_calls": drawn.ratio}, drawn.samples

@@ -24,6 +24,7 @@ from jddd.evaluate import Bench
 from jddd.metrics import text as metrics
 from jddd.pretrain import BITS
 from jddd.runs import Entry
+from jddd.sampling import Student
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +75,22 @@ class Distilled(NamedTuple):
 
 
 def measure_costs(bench: Bench, windows: np.ndarray, seed: int):
-    """A function (solver, form) -> what path_kl prices students with: the profile of an absorbing teacher (one for all), else a table of segments."""
+    """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
+    all, else a table of segments."""
     network, params = bench.teacher.network, bench.teacher.params
     options = dict(denoiser=network.denoiser, process=network.process)
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(network.process, processes.Absorbing):
         profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates(), **options))
-        return lambda solver, form: profile
+        spread = segments.measure_spread(key, params, x_0, **options)
+        return (lambda solver, form: profile), jax.block_until_ready(spread)
 
     @functools.cache
     def table(solver, form):
         times, coefficients = grids.uniform(32), jnp.linspace(0.8, 1.2, 3)
         return jax.block_until_ready(segments.measure(key, params, x_0[:32], times, coefficients, solver=solver, form=form, **options))
 
-    return table
+    return table, None
 
 
 def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig, stages: Stages) -> Distilled:
@@ -96,7 +99,8 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
     process = network.process
     options = dict(process=process, params=params, denoiser=network.denoiser)
     with stages("measure the teacher's costs"):
-        measured = measure_costs(bench, windows, sizes.seed)
+        measured, spread = measure_costs(bench, windows, sizes.seed)
+        spread_cost = (jax.jit(segments.path_cost), spread)
         reference = measured("tweedie", "score")
     if isinstance(reference, profiles.Profile):
         constant = float(profiles.nelbo(reference))
@@ -107,14 +111,18 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
         optimum = lambda nfe: segments.optimal_times(reference, min(nfe, len(reference.times) - 1))[1]
         curve = {}
 
-    def excess(entry: Entry) -> float:
-        price, data = lsd.path_cost(measured(entry.solver, entry.form), process=process, solver=entry.solver, form=entry.form)
-        return (float(price(entry.student, data)) - constant) * BITS
+    @functools.cache
+    def cost(solver, form):
+        price, data = lsd.path_cost(measured(solver, form), process=process, solver=solver, form=form)
+        return jax.jit(price), data
+
+    def excess(student: Student, price_and_data) -> float:
+        price, data = price_and_data
+        return (float(price(student, data)) - constant) * BITS
 
     @functools.cache
     def learn(nfe, config, solver):
-        cost = lsd.path_cost(measured(solver, config.form), process=process, solver=solver, form=config.form)
-        return lsd.distil(nfe, config, solver=solver, cost=cost, **options)
+        return lsd.distil(nfe, config, solver=solver, cost=cost(solver, config.form), **options)
 
     entries, bounds = [], []
     best = dataclasses.replace(settings, objective="path_kl", form="score")
@@ -126,12 +134,20 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
     ]
     with stages("distil: path KL"):
         for nfe in tqdm(sizes.nfe, desc="distil (path KL)"):
-            bound = {"nfe": nfe} | {e.grid: excess(e) for e in plain_entries(nfe)[1:]} | {"dynamic programme": (optimum(nfe) - constant) * BITS}
+            uniform, cosine = sampling.plain(grids.uniform(nfe)), sampling.plain(grids.cosine(nfe))
+            plain = cost("tweedie", "score")
+            bound = {"nfe": nfe, "uniform": excess(uniform, plain), "cosine": excess(cosine, plain), "dynamic programme": (optimum(nfe) - constant) * BITS}
             for name, grid, solver, config, where in variants:
                 if nfe in where:
-                    entry = Entry(name, grid, learn(nfe, config, solvers.canonical(solver, process)), solver, config.form)
+                    same = solvers.canonical(solver, process)
+                    entry = Entry(name, grid, learn(nfe, config, same), solver, config.form)
                     entries.append(entry)
-                    bound[name] = excess(entry)
+                    bound[name] = excess(entry.student, cost(same, config.form))
+            if spread:
+                entry = Entry("LSD+ spread (Tweedie)", "learned", lsd.distil(nfe, best, solver="tweedie", cost=spread_cost, **options), reveal="spread")
+                entries.append(entry)
+                bound |= {"uniform, spread": excess(uniform, spread_cost), entry.sampler: excess(entry.student, spread_cost)}
+                bound["dynamic programme, spread"] = (segments.optimal_times(spread, min(nfe, len(spread.times) - 1))[1] - constant) * BITS
             bounds.append(bound)
     paper = dataclasses.replace(settings, objective="paper", teacher_steps=sizes.teacher_steps)
     shape = (min(settings.batch, sizes.samples), bench.length)
@@ -170,7 +186,7 @@ def tune(bench: Bench, entry: Entry, target: float, sizes: ReportConfig) -> tupl
     trials = []
     for confidence in sizes.confidences:
         student = entry.student.replace(confidences=ladder(confidence, entry.nfe))
-        candidate = entry._replace(student=student, ordered=True)
+        candidate = entry._replace(student=student, reveal="confident")
         temperature, miss = evaluate.match_entropy(bench, candidate, target, sizes.match_samples)
         candidate = evaluate.with_temperature(candidate, temperature)
         samples = evaluate.generate(bench, candidate, sizes.match_samples, timed=False).samples
@@ -241,7 +257,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     everything: list[Entry] = []
     teacher_entry = Entry("Teacher", "uniform", sampling.plain(grids.uniform(sizes.teacher_steps)))
-    table = [entry for nfe in sizes.nfe for entry in [*plain_entries(nfe), *(e for e in distilled.entries if e.nfe == nfe)]]
+    table = []
+    for nfe in sizes.nfe:
+        table += [*plain_entries(nfe), *(e for e in distilled.entries if e.nfe == nfe)]
+        if nfe in sizes.extra_nfe and isinstance(network.process, processes.Absorbing):  # what spreading alone does, before anything is learned
+            table.append(Entry("Tweedie, spread", "uniform", sampling.plain(grids.uniform(nfe)), reveal="spread"))
     with stages("sample and score the teacher"):
         add([teacher_entry], "teacher")
     with stages("sample and score the table"):
@@ -257,7 +277,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             if nfe in sizes.claim_nfe and 2 * nfe in sizes.nfe:
                 target = entropy(Entry("Euler", "uniform", sampling.plain(grids.uniform(2 * nfe))).name)
                 cosine = Entry("Tweedie", "cosine", sampling.plain(grids.cosine(nfe)))
-                for entry, name in ((euler, "Euler"), (cosine, "Tweedie"), (plus, "LSD+ (Tweedie)")):
+                spread = [(e, e.sampler) for e in distilled.entries if e.reveal == "spread" and e.nfe == nfe]
+                for entry, name in ((euler, "Euler"), (cosine, "Tweedie"), (plus, "LSD+ (Tweedie)"), *spread):
                     temperature, _ = evaluate.match_entropy(bench, entry, target, sizes.match_samples)
                     matched.append(evaluate.with_temperature(entry, temperature, f"{name}, T matched to Euler {2 * nfe}"))
                 if not isinstance(network.process, processes.Absorbing):
@@ -269,7 +290,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         add([*matched, *tuned], "matched")
     curve_nfe = sizes.claim_nfe[0] if sizes.claim_nfe else sizes.nfe[0]
     with stages("quality against entropy"):
-        bases = [e for e in everything if e.nfe == curve_nfe and e.sampler in ("Euler", "LSD+ (Tweedie)")]
+        bases = [e for e in everything if e.nfe == curve_nfe and e.sampler in ("Euler", "LSD+ (Tweedie)", "LSD+ spread (Tweedie)")]
         add([evaluate.with_temperature(e, t, f"{e.sampler}, T = {t}") for e in bases for t in sizes.temperatures], "temperatures")
     with stages("check the judge's order"):
         few = next(e for e in everything if e.sampler == "Euler" and e.nfe == curve_nfe)

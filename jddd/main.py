@@ -32,14 +32,22 @@ def main(argv):
         if config.experiment not in experiments:
             raise ValueError(f"config field experiment is {config.experiment!r}; allowed: {', '.join(experiments)}")
         metrics = experiments[config.experiment](config, workdir)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         if "--debug" in sys.argv:
             raise
         sys.exit(f"error: {error}")
     print({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))})
 
 
+def parse(argv):
+    """Flags, with one line for a field a config does not have (absl's own answer is a traceback)."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        sys.exit(f"error: a --config.field flag names no field of the config: {' '.join(str(error.args[0]).split())}")
+
+
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.ERROR)
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     student: Student
     solver: str = "tweedie"
     form: str = "score"
-    ordered: bool = False
+    reveal: str = "independent"
 
     @property
     def nfe(self) -> int:
@@ -53,7 +53,7 @@ def load_entries(path: Path) -> list[Entry]:
         raise ValueError(f"{path} does not exist; allowed: the folder of a finished run")
     try:
         rows = json.loads(path.read_text())
-        return [Entry(r["sampler"], r["grid"], Student(**{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()}), r["solver"], r["form"], r["ordered"]) for r in rows]
+        return [Entry(r["sampler"], r["grid"], Student(**{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()}), r["solver"], r["form"], r["reveal"]) for r in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from None
 
@@ -79,7 +79,7 @@ class Run(NamedTuple):
         if prefix or template:
             given, fixed = condition(network, prefix=prefix, template=template, length=length)
             given, fixed = (jnp.broadcast_to(a, (count, length)) for a in (given, fixed))
-        generate = sampling.sampler(network.denoiser, network.process, (count, length), solver=entry.solver, form=entry.form, ordered=entry.ordered)
+        generate = sampling.sampler(network.denoiser, network.process, (count, length), solver=entry.solver, form=entry.form, reveal=entry.reveal)
         samples = generate(jax.random.key(seed), self.teacher.params, entry.student, given, fixed)
         return [network.tokenizer.decode(row) for row in np.asarray(samples)]
 

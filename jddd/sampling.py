@@ -15,11 +15,26 @@ from jddd import processes, solvers
 from jddd.types import BoundDenoiser, Coefficients, Denoiser, PRNGKey, Times, bind
 
 
+# Which sites a step of the absorbing process reveals, always as many as its numbers say:
+REVEALS = (
+    "independent",  # each site by its own fresh draw: the forward process reversed
+    "coupled",  # the same law, but one draw of noise for the whole run: chains with equal keys stay close, whatever their grids
+    "spread",  # a low-discrepancy sequence with a random start: sites revealed together lie far apart
+    "confident",  # the sites with the highest confidence * log p(symbol) + Gumbel noise (0: random; large: MaskGIT's order)
+)
+
+
+def spread_thresholds(key: PRNGKey, shape: tuple[int, int]) -> Float[Array, "b l"]:
+    """Reveal thresholds u_i = frac(shift + i / golden ratio), one uniform shift a row: each is uniform on [0, 1), and sites whose thresholds fall
+    in one interval of width w lie at least about 1 / (sqrt(5) w) apart (Kronecker's sequence; the three-gap theorem)."""
+    return jnp.mod(jax.random.uniform(key, (shape[0], 1)) + jnp.arange(shape[1]) * ((5**0.5 - 1) / 2), 1.0)
+
+
 @flax.struct.dataclass
 class Student:
     """The numbers of a sampler of M steps, a pytree: LSD learns coefficients (M,), LSD+ the times (M + 1,) too.
 
-    temperatures (M,) divide the log-probabilities of the drawn symbols; confidences (M,) order the reveals (solvers.absorbing_step, ordered)."""
+    temperatures (M,) divide the log-probabilities of the drawn symbols; confidences (M,) order the reveals where `reveal` is 'confident'."""
 
     times: Times
     coefficients: Coefficients
@@ -68,8 +83,7 @@ def sample(
     fixed: Bool[Array, "b l"] | None = None,
     chunk: int = -1,
     precision: str = "high",
-    ordered: bool = False,
-    coupled: bool = False,
+    reveal: str = "independent",
     trajectory: bool = False,
 ):
     """Samples (B, L) int32; with trajectory=True also the states after each step, (M, B, L). M network calls; nothing of size M x B x L x V.
@@ -77,14 +91,16 @@ def sample(
     given, fixed: symbols, and where they hold: those sites are never touched (a prefix, an infill), or with fixed=None the state at the first time.
     chunk: sites a call of the network's head, absorbing process only; 0 runs it everywhere, -1 picks a size from the shape and M.
     precision: of the categorical draw's noise; 'low' cuts the tail at about 2^-23 (jax's default), 'high' has correct tails.
-    ordered: use the student's confidences. coupled: one draw of noise for all steps, so that two chains with equal keys stay close (absorbing process,
-    form 'score').
+    reveal (absorbing process): which sites are revealed in a step, see REVEALS; all but 'independent' are one choice for the whole run.
     """
     absorbing = isinstance(process, processes.Absorbing)
-    if coupled and not (absorbing and form == "score"):
-        raise ValueError("coupled noise needs the absorbing process and form 'score'")
-    if ordered and not absorbing:
-        raise ValueError("a learned reveal order (ordered=True) has a meaning for the absorbing process only")
+    if reveal not in REVEALS:
+        raise ValueError(f"sampler.reveal is {reveal!r}; allowed: {', '.join(REVEALS)}")
+    if reveal != "independent" and not absorbing:
+        raise ValueError(f"sampler.reveal is {reveal!r}, which has a meaning for the absorbing process only; allowed: 'independent'")
+    kept = reveal in ("coupled", "spread")
+    if kept and form != "score":
+        raise ValueError(f"sampler.reveal is {reveal!r}, which needs form 'score' (a site's chance must not depend on the network); form is {form!r}")
     if chunk < 0:
         chunk = min(shape[0] * shape[1], -(-shape[0] * shape[1] // (2 * student.nfe)) + 15 & ~15)
     key_prior, key_scan = jax.random.split(key)
@@ -99,11 +115,12 @@ def sample(
     def body(carry, inputs):
         x, threshold = carry
         key, step = inputs
-        key_step, key_threshold = jax.random.split(key_scan if coupled else key)
+        key_step, key_threshold = jax.random.split(key_scan if reveal == "coupled" else key)
         if absorbing:
-            now = threshold if coupled else jax.random.uniform(key_threshold, shape)
-            new = solvers.absorbing_step(key_step, x, now, step, denoise, process=process, solver=solver, form=form, chunk=chunk, precision=precision, ordered=ordered)
-            if coupled:  # what is left of the threshold, given that it was not reached, is uniform again
+            now = threshold if kept else jax.random.uniform(key_threshold, shape)
+            confident = reveal == "confident"
+            new = solvers.absorbing_step(key_step, x, now, step, denoise, process=process, solver=solver, form=form, chunk=chunk, precision=precision, ordered=confident)
+            if kept:  # what is left of a threshold, given that it was not reached, is uniform again
                 left = 1 - solvers.reveal_probability(solvers.log_amplitude(process, step, solver, form), solver)
                 threshold = threshold / jnp.maximum(left, jnp.finfo(left.dtype).tiny)
         else:
@@ -112,7 +129,8 @@ def sample(
             new = jnp.where(fixed, x, new)
         return (new, threshold), new if trajectory else None
 
-    first = jax.random.uniform(jax.random.fold_in(key_scan, 0), shape) if coupled else jnp.zeros(())
+    key_first = jax.random.fold_in(key_scan, 0)
+    first = {"coupled": jax.random.uniform, "spread": spread_thresholds}[reveal](key_first, shape) if kept else jnp.zeros(())
     (x, _), states = jax.lax.scan(body, (x, first), (keys, steps))
     return (x, states) if trajectory else x
 

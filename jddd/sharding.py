@@ -20,7 +20,7 @@ def mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices, `model` of them to a group that shares one copy of the parameters."""
     devices = jax.devices() if devices is None else devices
     if len(devices) % model:
-        raise ValueError(f"mesh.model is {model}; allowed: a divisor of the {len(devices)} devices")
+        raise ValueError(f"train.model is {model}; allowed: a divisor of the {len(devices)} devices")
     return jax.make_mesh((len(devices) // model, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 

@@ -88,7 +88,7 @@ def fit(
     """Run `steps` updates and return the final state; with a workdir, resume from its newest checkpoint and log as it goes.
 
     batch(step) -> pytree of arrays whose first axis is a multiple of microbatches times the mesh's 'data' axis.
-    Raises FloatingPointError at the first logged step whose loss is not finite; the checkpoint before it is kept.
+    Raises FloatingPointError at the first logged or saved step whose loss or gradient is not finite; the checkpoint before it is kept.
     """
     on = on or sharding.mesh(devices=jax.devices()[:1])
     key_init, key_steps = jax.random.split(key)
@@ -106,11 +106,15 @@ def fit(
     start, clock, pending = int(state.step), time.perf_counter(), None
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=title, disable=not progress, mininterval=1.0)
 
+    def check(step, metrics):
+        for name in ("loss", "grad_norm"):
+            if not jnp.isfinite(metrics[name]):
+                kept = f"; the newest checkpoint is {store.latest_step()} in {store.directory}" if store else ""
+                raise FloatingPointError(f"{title}: {name} is {metrics[name]} at step {step}{kept}")
+
     def report(step, metrics, seconds):
+        check(step, metrics)
         values = {k: float(v) for k, v in metrics.items()}
-        if not jnp.isfinite(values["loss"]):
-            kept = f"; the newest checkpoint is {store.latest_step()} in {store.directory}" if store else ""
-            raise FloatingPointError(f"{title}: loss is {values['loss']} at step {step}{kept}")
         bar.set_postfix(loss=f"{values['loss']:.4f}")
         if writer:
             writer.write(step, {**values, "steps_per_second": log_every / seconds})
@@ -118,9 +122,10 @@ def fit(
     try:
         for step in bar:
             if store and step > start and step % save_every == 0:
-                if pending:  # a state whose loss is not finite must not be saved
+                if pending:
                     report(*pending)
                     pending = None
+                check(step, metrics)  # a state that is not finite must not be saved, nor push out those that are
                 checkpoints.save(store, step, state)
             if evaluate and evaluate_every and step > start and step % evaluate_every == 0:
                 scores = evaluate(state)

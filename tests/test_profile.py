@@ -74,6 +74,17 @@ def test_table_of_segments_is_the_riemann_sum(measured, solver):
     assert best <= float(segments.path_cost(sampling.plain(grids.uniform(4)), table)) + 1e-6 and times[0] == 1 and times[-1] == 0
 
 
+def test_spread_table_prices_the_copy():
+    """On pairs of equal neighbours the spread sampler pays log S a pair plus log S when both fall into one step; from 3 uniform steps on no excess."""
+    x_0 = markov_data(jax.random.key(3), 2048)
+    table = segments.measure_spread(jax.random.key(1), (), x_0, denoiser=exact(), process=PROCESS)
+    d = 1 - (np.sqrt(5) - 1) / 2
+    for steps in (1, 2, 4, 8):
+        both = 1.0 if steps == 1 else max(0.0, 1 - steps * d)
+        cost = float(segments.path_cost(sampling.plain(grids.uniform(steps)), table))
+        np.testing.assert_allclose(cost, np.log(SYMBOLS) * (1 + both) / 2, rtol=0.02)  # 2048 rows of 2 pairs
+
+
 def test_segments_of_the_uniform_process():
     """One site: the posterior is known exactly, so every step costs its share of the entropy and every grid the same; a wrong denoiser costs more."""
     process, prior = processes.Uniform(3, schedules.Linear(1e-3)), jnp.asarray([0.5, 0.3, 0.2])

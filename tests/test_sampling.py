@@ -126,7 +126,7 @@ def test_one_device_is_eight_devices(key):
 
 def test_coupled_chains_agree_and_keep_the_law(key):
     """One draw of noise for all steps: the law stays 1 / (2 N), and chains of 4 and of 64 steps share most of their symbols."""
-    run = sampling.sampler(COPY, PROCESS, (ROWS, 2), coupled=True)
+    run = sampling.sampler(COPY, PROCESS, (ROWS, 2), reveal="coupled")
     x = np.asarray(run(key, (), sampling.plain(grids.uniform(4))))
     assert abs((x[:, 0] != x[:, 1]).mean() - 1 / 8) < 5 * np.sqrt(0.11 / ROWS)
     fine = np.asarray(run(key, (), sampling.plain(grids.uniform(64))))
@@ -135,9 +135,29 @@ def test_coupled_chains_agree_and_keep_the_law(key):
     assert (x == fine).mean() > 0.85 > 0.6 > (x == apart).mean()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+def test_spread_reveals_solve_the_copy(key, steps):
+    """Neighbours' thresholds lie d = 1 - 1/golden apart on the circle, so two copied sites fall into one of N equal steps with probability
+    max(0, 1 - N d): total variation half of that, and none from N = 3 on, where independent reveals still have 1 / (2 N)."""
+    x = np.asarray(sampling.sampler(COPY, PROCESS, (ROWS, 2), reveal="spread")(key, (), sampling.plain(grids.uniform(steps))))
+    d = 1 - (np.sqrt(5) - 1) / 2
+    expected = 0.5 if steps == 1 else max(0.0, 1 - steps * d) / 2
+    assert abs((x[:, 0] != x[:, 1]).mean() - expected) <= 5 * np.sqrt(expected * (1 - expected) / ROWS)
+
+
+def test_spread_thresholds_are_uniform_and_far_apart(key):
+    """Each site's threshold is uniform; sites in one interval of width w are at least 1 / (sqrt(5) w) apart."""
+    u = np.asarray(sampling.spread_thresholds(key, (4000, 128)))
+    assert u.min() >= 0 and u.max() < 1
+    np.testing.assert_allclose(np.histogram(u[:, 77], bins=10, range=(0, 1))[0] / 4000, 0.1, atol=5 * 0.3 / np.sqrt(4000))
+    for width in (1 / 4, 1 / 8, 1 / 16):
+        for row in u[:50]:
+            assert np.diff(np.flatnonzero(row < width)).min() >= 1 / (np.sqrt(5) * width)
+
+
 def test_unknown_combinations_are_refused(key):
     uniform = processes.Uniform(2)
-    with pytest.raises(ValueError, match="coupled"):
-        sampling.sample(key, sampling.plain(grids.uniform(2)), bind(COPY, ()), (2, 2), process=uniform, coupled=True)
-    with pytest.raises(ValueError, match="order"):
-        sampling.sample(key, sampling.plain(grids.uniform(2)), bind(COPY, ()), (2, 2), process=uniform, ordered=True)
+    with pytest.raises(ValueError, match="sampler.reveal"):
+        sampling.sample(key, sampling.plain(grids.uniform(2)), bind(COPY, ()), (2, 2), process=uniform, reveal="coupled")
+    with pytest.raises(ValueError, match="sampler.reveal"):
+        sampling.sample(key, sampling.plain(grids.uniform(2)), bind(COPY, ()), (2, 2), process=uniform, reveal="sorted")

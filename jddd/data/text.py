@@ -55,7 +55,8 @@ class Characters:
 
     def decode(self, symbols: np.ndarray) -> str:
         """symbols (n,) -> text; a symbol past the alphabet (the mask) is shown as '_'."""
-        return "".join(self.alphabet[i] if i < self.size else "_" for i in np.asarray(symbols).tolist())
+        table = np.frombuffer(self.alphabet.encode().ljust(256, b"_"), np.uint8)
+        return table[np.minimum(np.asarray(symbols), 255)].tobytes().decode()
 
 
 @dataclasses.dataclass(frozen=True)

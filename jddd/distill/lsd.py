@@ -174,7 +174,7 @@ def measure_products(key: PRNGKey, params: Params, learned: Student, teacher: Ch
         states = teacher.states
     else:
         key_chain = teacher.key if config.noise == "coupled" else key_chain
-        options = dict(process=process, solver=solver, form=config.form, given=start, coupled=config.noise == "coupled", trajectory=True)
+        options = dict(process=process, solver=solver, form=config.form, given=start, reveal="coupled" if config.noise == "coupled" else "independent", trajectory=True)
         _, after = sampling.sample(key_chain, learned, denoise, shape, **options)
         states = jnp.concatenate([start[None], after[:-1]])
 
@@ -200,7 +200,7 @@ def teacher_chain(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoi
 
     @jax.jit
     def run(key, params):
-        options = dict(process=process, solver=solver, coupled=config.noise == "coupled", trajectory=True)
+        options = dict(process=process, solver=solver, reveal="coupled" if config.noise == "coupled" else "independent", trajectory=True)
         _, after = sampling.sample(key, sampling.plain(times), bind(denoiser, params), shape, **options)
         return after
 

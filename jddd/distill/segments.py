@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jddd import grids, processes, schedules, solvers
-from jddd.sampling import Student
+from jddd.sampling import Student, spread_thresholds
 from jddd.types import Denoiser, Params, PRNGKey, Scalar, bind
 
 
@@ -76,6 +76,31 @@ def measure(
     cost = jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
     upper = jnp.triu(jnp.ones((last + 1, last + 1)), 1)[..., None] * cost
     return Table(times, coefficients, upper - upper.swapaxes(0, 1))
+
+
+@functools.partial(jax.jit, static_argnames=("denoiser", "process", "points", "batch"))
+def measure_spread(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], *, denoiser: Denoiser, process: processes.Absorbing, points: int = 33, batch: int = 32) -> Table:
+    """The table of an absorbing sampler whose reveals are spread (sampling.spread_thresholds), at coefficient 1; N / batch network calls a point.
+
+    A step from m_i to m_j reveals the sites with thresholds in [m_j, m_i) and pays their cross-entropy given the sites above: a function of both
+    ends, as sites to be revealed next lie in the widest gaps. N is a multiple of batch."""
+    rates = jnp.linspace(1.0, 0.0, points)
+    thresholds = spread_thresholds(key, x_0.shape)
+    parts = lambda array: array.reshape(-1, batch, *array.shape[1:])
+
+    def at(rate):
+        def one(inputs):
+            x, u = inputs
+            log_p = denoiser(params, jnp.where(u < rate, process.mask_id, x), process.schedule.inverse(1 - rate))
+            cost = jnp.where(u < rate, -jnp.take_along_axis(log_p, x[..., None], -1)[..., 0], 0.0)
+            bins = jnp.clip(jnp.ceil((1 - u) * (points - 1)).astype(jnp.int32), 1, points - 1)  # the j from which u >= m_j
+            return jax.ops.segment_sum(cost.ravel(), bins.ravel(), points)
+
+        return jnp.cumsum(jax.lax.map(one, (parts(x_0), parts(thresholds))).sum(0)) / x_0.size
+
+    cost = jnp.concatenate([jax.lax.map(at, rates[:-1]), jnp.zeros((1, points))])
+    upper = jnp.triu(cost, 1)
+    return Table(process.schedule.inverse(1 - rates), jnp.ones(1), (upper - upper.T)[..., None])
 
 
 def path_cost(learned: Student, table: Table) -> Scalar:

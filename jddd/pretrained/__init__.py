@@ -31,11 +31,14 @@ def load(name: str | Path) -> Pretrained:
     Raises ValueError naming the value for an unknown name, a damaged file, or weights whose shapes are not those the description asks for."""
     path = ASSETS / str(name)
     if str(name) not in names():
-        path = Path(name).with_suffix("") if str(name).endswith(".safetensors") else Path(name)
-        if not path.with_suffix(".safetensors").is_file():
+        path = Path(str(name).removesuffix(".safetensors"))
+        if not checkpoints.weight_files(path)[0].is_file():
             raise ValueError(f"network {str(name)!r} does not exist; allowed: {', '.join(names())}, or the path of a .safetensors file")
     params, description = checkpoints.load_weights(path)
-    network = build.network_from(description)
+    try:
+        network = build.network_from(description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"weights {path}.json do not describe a network: {type(error).__name__} {error}") from error
     wanted = jax.eval_shape(lambda key: dit.init(key, network.dit, network.length), jax.random.key(0))
     shapes = lambda tree: {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}
     want, have = shapes(wanted), shapes(params)
