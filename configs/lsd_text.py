@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.distill = defaults(LSDConfig)
     config.report = defaults(ReportConfig, batch=16)  # 16 rows stay in a CPU's cache; raise it on an accelerator
     if variant == "full":
-        config.report = defaults(ReportConfig, batch=16, samples=512, match_samples=128, extra_nfe=(8, 16), profile_windows=256, bootstrap=1000)
+        config.report = defaults(ReportConfig, batch=16, samples=512, profile_windows=128, bootstrap=1000, temperatures=(0.8,))
     if variant == "smoke":
         config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)
         config.report = defaults(

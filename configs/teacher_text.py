@@ -27,7 +27,7 @@ def get_config(variant: str = "small") -> ConfigDict:
     if variant == "uniform":
         config.process = defaults(ProcessConfig, name="uniform")
         config.model = defaults(ModelConfig, width=96, depth=3, heads=2, conv=5, time_conditioning=True)
-        config.train.steps = 600
+        config.train.steps = 500
     if variant == "base":
         config.data.length = 256
         config.model = defaults(ModelConfig, width=768, depth=12, heads=12, conv=0, dtype="bfloat16")
