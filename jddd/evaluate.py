@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from jddd import pretrained, sampling, solvers
 from jddd.metrics import text as metrics
@@ -61,7 +62,7 @@ def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> 
     compiled = _COMPILED[run, entry.nfe]
     samples, seconds, calls = [], 0.0, []
     floor = _network_call(network.denoiser, shape) if timed else None
-    for i in range(-(-count // shape[0])):
+    for i in tqdm(range(-(-count // shape[0])), desc=f"{entry.sampler}, NFE {entry.nfe}", leave=False, disable=not timed):
         if floor:  # a network call at the same shape, timed in turn with the sampler: the machine's noise falls on both
             begin = time.perf_counter()
             jax.block_until_ready(floor(params))

@@ -16,6 +16,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is written (defau
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; everything is a flag, as in --config=configs/lsd_text.py")
+    logging.set_verbosity(logging.ERROR)  # absl resets it when it parses flags
     import jax
 
     cache = Path(os.environ.get("JDDD_CACHE", Path.home() / ".cache" / "jddd")) / "compiled"
@@ -49,5 +50,4 @@ def parse(argv):
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    logging.set_verbosity(logging.ERROR)
     app.run(main, flags_parser=parse)

@@ -1,7 +1,7 @@
 """A finished distillation run on disk: its students, ready to sample.
 
     run = jddd.load("runs/lsd_text")
-    print(run.sample("LSD+", nfe=8, count=4, prefix="in the beginning "))
+    print(run.sample(nfe=8, count=4, prefix="in the beginning "))
 """
 
 from __future__ import annotations
@@ -65,13 +65,16 @@ class Run(NamedTuple):
     teacher: pretrained.Pretrained
 
     def entry(self, sampler: str, nfe: int) -> Entry:
-        """The first entry whose sampler starts with the given name. Raises ValueError listing what there is."""
+        """The first entry whose sampler starts with the given name; '' is 'LSD+ spread' where the process has it, else 'LSD+'.
+        Raises ValueError listing what there is."""
+        if not sampler:
+            sampler = "LSD+ spread" if any(e.reveal == "spread" for e in self.entries) else "LSD+"
         found = [e for e in self.entries if e.sampler.lower().startswith(sampler.lower()) and e.nfe == nfe]
         if not found:
             raise ValueError(f"no sampler {sampler!r} with nfe {nfe}; allowed: {', '.join(sorted({f'{e.sampler} ({e.nfe})' for e in self.entries}))}")
         return found[0]
 
-    def sample(self, sampler: str = "LSD+", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> list[str]:
+    def sample(self, sampler: str = "", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> list[str]:
         """Text of `count` samples. prefix: symbols every sample begins with; template: a whole text in which '_' marks what to fill in."""
         entry, network = self.entry(sampler, nfe), self.teacher.network
         length = length or network.length

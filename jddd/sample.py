@@ -1,6 +1,6 @@
 """Samples of a finished run from the shell:
 
-python -m jddd.sample --run=runs/lsd_text --sampler=LSD+ --nfe=8 --count=4 --prefix="in the beginning "
+python -m jddd.sample --run=runs/lsd_text --nfe=8 --count=4 --prefix="in the beginning "
 python -m jddd.sample --run=runs/lsd_text --template="the lord ____ unto moses"
 """
 
@@ -15,7 +15,7 @@ from jddd import runs
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m jddd.sample", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/lsd_text", help="folder of a finished run (default: %(default)s)")
-    parser.add_argument("--sampler", default="LSD+", help="a sampler of its table, by how its name begins (default: %(default)s)")
+    parser.add_argument("--sampler", default="", help="a sampler of its table, by how its name begins (default: 'LSD+ spread', else 'LSD+')")
     parser.add_argument("--nfe", type=int, default=8, help="network calls (default: %(default)s)")
     parser.add_argument("--count", type=int, default=4, help="samples (default: %(default)s)")
     parser.add_argument("--length", type=int, default=0, help="symbols a sample (default: the teacher's length)")

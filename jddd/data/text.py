@@ -6,13 +6,16 @@ one prepared cache serves every alphabet and every window length.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import lzma
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,7 +179,10 @@ def documents(name: str = "embedded", path: str = "", cache: str = "", split: st
     tfds.disable_progress_bar()
     source_config = _builder_class().source_config(name=name, path=str(path))
     builder = _builder_class()(config=source_config, data_dir=str(cache or default_cache()), file_format="array_record")
-    builder.download_and_prepare()
+    if not builder.is_prepared():
+        print(f"preparing the text once, into {builder.data_dir}", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces a download even where there is none
+            builder.download_and_prepare()
     source = builder.as_data_source(split=split)
     rows = sorted((row["id"].decode(), row["text"].decode("utf-8")) for row in source)
     return [text for _, text in rows]
