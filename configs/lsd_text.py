@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.teacher = "teacher_text"
     config.judge = "judge_text"
     config.data = defaults(DataConfig)
+    del config.data.length, config.data.tokenizer  # the teacher's
     config.distill = defaults(LSDConfig)
     config.report = defaults(ReportConfig, batch=16)  # 16 rows stay in a CPU's cache; raise it on an accelerator
     if variant == "full":
@@ -33,4 +34,5 @@ def get_config(variant: str = "") -> ConfigDict:
             ReportConfig, nfe=(4, 8), extra_nfe=(4,), claim_nfe=(4,), samples=8, batch=8, teacher_steps=16, profile_windows=32, match_samples=8,
             bootstrap=20, confidences=((0.0, 0.0), (3.0, 3.0)), temperatures=(0.8,),
         )  # fmt: skip
+    del config.distill.learn_times  # LSD and LSD+ are both learned
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ def restore(checkpoints: ocp.CheckpointManager, like: Any) -> Any | None:
 def weight_files(path: str | Path) -> tuple[Path, Path]:
     """(path.safetensors, path.json); a dot in path is part of the name."""
     return Path(f"{path}.safetensors"), Path(f"{path}.json")
+
+
+def digest(tree: Any) -> str:
+    """A short fingerprint of a pytree of arrays: names, shapes, types and values."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
 
 
 def save_weights(path: str | Path, params: Any, config: dict) -> None:

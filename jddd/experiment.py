@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers
+from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers
+from jddd.data import text
 from jddd.distill import lsd, segments
 from jddd.distill import profile as profiles
 from jddd.evaluate import Bench
@@ -52,6 +54,11 @@ class ReportConfig:
             values = getattr(self, field)
             if not all(isinstance(v, int) and v >= 1 for v in values) or (field == "nfe" and not values):
                 raise ValueError(f"config field report.{field} is {values}; allowed: whole numbers of 1 or more")
+        for field, wanted in (("extra_nfe", self.extra_nfe), ("claim_nfe", (*self.claim_nfe, *(2 * v for v in self.claim_nfe)))):
+            if not set(wanted) <= set(self.nfe):
+                raise ValueError(f"config field report.{field} is {getattr(self, field)}; allowed: members of report.nfe, {self.nfe} (claim_nfe: with twice as many, too)")
+        if self.match_samples > self.samples:
+            object.__setattr__(self, "match_samples", self.samples)
 
 
 class Stages:
@@ -74,15 +81,16 @@ class Distilled(NamedTuple):
     profile: dict  # the measured curve, for the report; empty for a process without a mask
 
 
-def measure_costs(bench: Bench, windows: np.ndarray, seed: int):
+def measure_costs(bench: Bench, windows: np.ndarray, seed: int, most: int):
     """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
-    all, else a table of segments."""
+    all, else a table of segments. The spread table has a point for each half step of the longest student, `most` calls."""
     network, params = bench.teacher.network, bench.teacher.params
     options = dict(denoiser=network.denoiser, process=network.process)
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(network.process, processes.Absorbing):
         profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates(), **options))
-        spread = segments.measure_spread(key, params, x_0, **options)
+        key_spread = jax.random.fold_in(jax.random.key(seed), 3)
+        spread = segments.measure_spread(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=2 * most + 1, **options)
         return (lambda solver, form: profile), jax.block_until_ready(spread)
 
     @functools.cache
@@ -99,7 +107,7 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
     process = network.process
     options = dict(process=process, params=params, denoiser=network.denoiser)
     with stages("measure the teacher's costs"):
-        measured, spread = measure_costs(bench, windows, sizes.seed)
+        measured, spread = measure_costs(bench, windows, sizes.seed, max(sizes.nfe))
         spread_cost = (jax.jit(segments.path_cost), spread)
         reference = measured("tweedie", "score")
     if isinstance(reference, profiles.Profile):
@@ -108,8 +116,10 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
         curve = {"rates": np.asarray(reference.rates).tolist(), "bits": (np.asarray(reference.cross_entropy) * BITS).tolist(), "nelbo_bits": constant * BITS}
     else:
         constant = float(segments.path_cost(sampling.plain(reference.times), reference))
-        optimum = lambda nfe: segments.optimal_times(reference, min(nfe, len(reference.times) - 1))[1]
+        optimum = lambda nfe: segments.optimal_times(reference, nfe)[1]
         curve = {}
+    # A table of segments sees no curvature within a cell: students of more steps than half its cells are not learned from it.
+    resolved = lambda nfe: isinstance(reference, profiles.Profile) or 2 * nfe < len(reference.times)
 
     @functools.cache
     def cost(solver, form):
@@ -125,7 +135,7 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
         return lsd.distil(nfe, config, solver=solver, cost=cost(solver, config.form), **options)
 
     entries, bounds = [], []
-    best = dataclasses.replace(settings, objective="path_kl", form="score")
+    best = dataclasses.replace(settings, objective="path_kl", form="score", learn_times=True)
     variants = [
         ("LSD", "uniform", "euler", dataclasses.replace(best, learn_times=False), sizes.nfe),
         ("LSD+ (Euler)", "learned", "euler", best, sizes.nfe),
@@ -136,6 +146,8 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
         for nfe in tqdm(sizes.nfe, desc="distil (path KL)"):
             uniform, cosine = sampling.plain(grids.uniform(nfe)), sampling.plain(grids.cosine(nfe))
             plain = cost("tweedie", "score")
+            if not resolved(nfe):
+                continue
             bound = {"nfe": nfe, "uniform": excess(uniform, plain), "cosine": excess(cosine, plain), "dynamic programme": (optimum(nfe) - constant) * BITS}
             for name, grid, solver, config, where in variants:
                 if nfe in where:
@@ -147,24 +159,27 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
                 entry = Entry("LSD+ spread (Tweedie)", "learned", lsd.distil(nfe, best, solver="tweedie", cost=spread_cost, **options), reveal="spread")
                 entries.append(entry)
                 bound |= {"uniform, spread": excess(uniform, spread_cost), entry.sampler: excess(entry.student, spread_cost)}
-                bound["dynamic programme, spread"] = (segments.optimal_times(spread, min(nfe, len(spread.times) - 1))[1] - constant) * BITS
+                bound["dynamic programme, spread"] = (segments.optimal_times(spread, nfe)[1] - constant) * BITS
             bounds.append(bound)
-    paper = dataclasses.replace(settings, objective="paper", teacher_steps=sizes.teacher_steps)
+    paper = dataclasses.replace(settings, objective="paper", noise="independent", learn_times=True)
+    paper_nfe = sizes.nfe if settings.objective == "paper" else sizes.extra_nfe
     shape = (min(settings.batch, sizes.samples), bench.length)
     papers = [
         ("LSD paper Eq. 6 (Euler)", "uniform", dataclasses.replace(paper, learn_times=False)),
         ("LSD+ paper Eq. 8 (Euler)", "learned", paper),
         ("LSD+ paper Eq. 8, coupled (Euler)", "learned", dataclasses.replace(paper, noise="coupled")),
     ]
-    if curve == {}:  # coupled noise has a meaning for the absorbing process only
-        papers.pop()
-    if sizes.extra_nfe:
+    if settings.noise != "independent":  # the user's own choice takes the place of the coupled row
+        papers[-1] = (f"LSD+ paper Eq. 8, {settings.noise} (Euler)", "learned", dataclasses.replace(paper, noise=settings.noise))
+    if papers[-1][2].noise == "coupled" and not (isinstance(process, processes.Absorbing) and settings.form == "score"):
+        papers.pop()  # coupled noise has a meaning for the absorbing process and form 'score' only
+    if paper_nfe:
         with stages("distil: the paper's objectives"):
             chains = {
                 noise: lsd.teacher_chain(jax.random.key(sizes.seed + 2), params, shape, denoiser=network.denoiser, process=network.process, solver="euler", config=dataclasses.replace(paper, noise=noise))
-                for noise in {config.noise for *_, config in papers}
+                for noise in dict.fromkeys(config.noise for *_, config in papers)
             }
-            for nfe in tqdm(sizes.extra_nfe, desc="distil (paper)"):
+            for nfe in tqdm(paper_nfe, desc="distil (paper)"):
                 for name, grid, config in papers:
                     student = lsd.distil(nfe, config, solver="euler", chain=chains[config.noise], **options)
                     entries.append(Entry(name, grid, student, "euler", config.form))
@@ -219,9 +234,10 @@ def claims(rows: list[dict], sizes: ReportConfig) -> list[dict]:
         for r in rows:
             if reference and r["nfe"] == nfe:
                 gap = r["entropy_4"] / reference["entropy_4"] - 1
-                low, high = r["judge_bits_interval"]
+                difference = r["judge_bits"] - reference["judge_bits"]
+                error = math.hypot(r["judge_bits_error"], reference["judge_bits_error"])
                 comparison = {"sampler": r["sampler"], "grid": r["grid"], "nfe": nfe, "against": f"Euler, NFE {2 * nfe}", "judge_bits": r["judge_bits"], "reference_bits": reference["judge_bits"]}
-                found.append(comparison | {"entropy_1": r["entropy_1"], "entropy_4": r["entropy_4"], "entropy_gap": gap, "equal_entropy": abs(gap) <= 0.02, "as_good": r["judge_bits"] <= reference["judge_bits"]})
+                found.append(comparison | {"entropy_1": r["entropy_1"], "entropy_4": r["entropy_4"], "entropy_gap": gap, "equal_entropy": abs(gap) <= 0.02, "difference": difference, "difference_error": error, "as_good": difference <= 0})
     return found
 
 
@@ -238,13 +254,20 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             raise ValueError(f"config fields teacher, judge are {config.teacher!r}, {config.judge!r}; allowed: a denoiser and an autoregressive judge")
         if network.tokenizer != judge.network.tokenizer:
             raise ValueError("config fields teacher and judge have different symbols; allowed: networks of one tokenizer")
-        data = dataclasses.replace(data, length=network.length, tokenizer=teacher.description["data"]["tokenizer"])
-        _record(workdir, config)
-        train, test = (build.corpus(data, network.tokenizer, split) for split in ("train", "test"))
+        shape = teacher.description["data"]
+        data = dataclasses.replace(data, length=network.length, tokenizer=shape["tokenizer"])
+        tokenizer = text.tokenizer(data.tokenizer, data.unknown)
+        train, test = (build.corpus(data, tokenizer, split) for split in ("train", "test"))
+        windows = train.windows(sizes.profile_windows)
+        windows = windows[: len(windows) // 32 * 32]
+        if not len(windows):
+            raise ValueError(f"config field report.profile_windows is {sizes.profile_windows} and the text has {len(train.windows())} windows; allowed: at least 32 of both")
+        digests = {name: checkpoints.digest(net.params) for name, net in (("teacher", teacher), ("judge", judge))}
+        runs.record(workdir, config, digests | {"text": checkpoints.digest({"train": train.symbols, "test": test.symbols})})
         vocabulary = frozenset(network.tokenizer.decode(train.symbols).split(" "))
         bench = Bench(teacher, judge, vocabulary, sizes.samples, sizes.batch, sizes.seed, sizes.precision, sizes.bootstrap, workdir / "samples")
         evaluate.warm(bench)
-    distilled = distil_all(bench, train.windows(sizes.profile_windows), settings, sizes, stages)
+    distilled = distil_all(bench, windows, settings, sizes, stages)
 
     rows, samples = [], {}
 
@@ -266,24 +289,28 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         add([teacher_entry], "teacher")
     with stages("sample and score the table"):
         add(table, "table")
-    entropy = lambda name: metrics.entropy(metrics.ngrams(samples[name][: sizes.match_samples], 4))
+    # Temperatures are searched on noise of their own: the samples that are scored had no part in the choice.
+    search = bench._replace(seed=sizes.seed + 1000, count=sizes.match_samples)
+    entropy = lambda entry: evaluate.entropy_4(search, entry, sizes.match_samples)
     with stages("match entropies by temperature"):
         matched, tuned, trials = [], [], []
         for nfe in tqdm(sizes.nfe, desc="match entropies"):
             euler = Entry("Euler", "uniform", sampling.plain(grids.uniform(nfe)), "euler")
-            plus = next(e for e in distilled.entries if e.sampler == "LSD+ (Tweedie)" and e.nfe == nfe)
-            temperature, _ = evaluate.match_entropy(bench, euler, entropy(plus.name), sizes.match_samples)
+            plus = next((e for e in distilled.entries if e.sampler == "LSD+ (Tweedie)" and e.nfe == nfe), None)
+            if plus is None:
+                continue
+            temperature, _ = evaluate.match_entropy(search, euler, entropy(plus), sizes.match_samples)
             matched.append(evaluate.with_temperature(euler, temperature, "Euler, T matched to LSD+"))
-            if nfe in sizes.claim_nfe and 2 * nfe in sizes.nfe:
-                target = entropy(Entry("Euler", "uniform", sampling.plain(grids.uniform(2 * nfe))).name)
+            if nfe in sizes.claim_nfe:
+                target = entropy(Entry("Euler", "uniform", sampling.plain(grids.uniform(2 * nfe)), "euler"))
                 cosine = Entry("Tweedie", "cosine", sampling.plain(grids.cosine(nfe)))
                 spread = [(e, e.sampler) for e in distilled.entries if e.reveal == "spread" and e.nfe == nfe]
                 for entry, name in ((euler, "Euler"), (cosine, "Tweedie"), (plus, "LSD+ (Tweedie)"), *spread):
-                    temperature, _ = evaluate.match_entropy(bench, entry, target, sizes.match_samples)
+                    temperature, _ = evaluate.match_entropy(search, entry, target, sizes.match_samples)
                     matched.append(evaluate.with_temperature(entry, temperature, f"{name}, T matched to Euler {2 * nfe}"))
                 if not isinstance(network.process, processes.Absorbing):
                     continue
-                entry, tried = tune(bench, plus, target, sizes)
+                entry, tried = tune(search, plus, target, sizes)
                 tuned.append(entry._replace(sampler=f"LSD+ tuned order and T, matched to Euler {2 * nfe}"))
                 trials += [{"nfe": nfe, **t} for t in tried]
     with stages("sample and score the matched rows"):
@@ -319,11 +346,3 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     (workdir / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     print(report.summary(result))
     return {"report": str(workdir / "report.html"), "seconds": round(sum(stages.seconds.values()), 1)}
-
-
-def _record(workdir: Path, config: ConfigDict) -> None:
-    """Write config.json once; refuse a folder that holds a run of another config."""
-    file, now = workdir / "config.json", json.loads(config.to_json())
-    if file.is_file() and json.loads(file.read_text()) != now:
-        raise ValueError(f"workdir {workdir} holds a run of another config; allowed: a new --workdir, or the same config to go on")
-    file.write_text(json.dumps(now, indent=1) + "\n")

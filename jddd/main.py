@@ -34,8 +34,6 @@ def main(argv):
             raise ValueError(f"config field experiment is {config.experiment!r}; allowed: {', '.join(experiments)}")
         metrics = experiments[config.experiment](config, workdir)
     except (ValueError, FloatingPointError) as error:
-        if "--debug" in sys.argv:
-            raise
         sys.exit(f"error: {error}")
     print({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))})
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jddd import build, checkpoints, losses, optim, sharding, train
+from jddd import build, checkpoints, losses, optim, runs, sharding, train
 from jddd.models import dit
 
 BITS = 1 / math.log(2)
@@ -46,11 +46,11 @@ def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *,
     Each batch takes stratified times, and the NELBO is averaged over `repeats` passes with fresh noise."""
     values = []
     for repeat in range(1 if network.process is None else repeats):
-        for i in range(0, len(windows) - len(windows) % batch or len(windows), batch):
+        for i in range(0, len(windows), batch):
             key_batch = jax.random.fold_in(jax.random.fold_in(key, repeat), i)
             x_0 = jnp.asarray(windows[i : i + batch])
             values.append(_bits(key_batch, params, x_0, process=network.process, denoiser=network.denoiser, start_id=network.tokenizer.size))
-    flat = np.concatenate(values)
+    flat = np.concatenate(values).reshape(-1, len(windows)).mean(0)  # passes over one window are not independent windows
     return float(flat.mean()), float(flat.std(ddof=1) / math.sqrt(len(flat)))
 
 
@@ -63,6 +63,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     settings = build.optim(config.optim)
     network = build.network(data, process_config, model)
     corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "valid", "test")}
+    runs.record(Path(workdir), config, {"text": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     on = sharding.mesh(sizes.model)
     key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
 

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jddd import pretrained, sampling
 from jddd.sampling import Student
@@ -58,6 +60,22 @@ def load_entries(path: Path) -> list[Entry]:
         raise ValueError(f"{path} is damaged: {error!r}") from None
 
 
+def record(workdir: Path, config: ConfigDict, digests: dict[str, str] | None = None) -> None:
+    """Write config.json, or raise ValueError where the folder holds a run of another config, other weights or another text."""
+    file, now = workdir / "config.json", {"config": json.loads(config.to_json()), "digests": digests or {}}
+    if file.is_file():
+        try:
+            there = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is damaged; remove it, or choose another --workdir") from None
+        for part in now:
+            if there.get(part) != now[part]:
+                raise ValueError(f"workdir {workdir} holds a run of another {part[:-1] if part == 'digests' else part}; allowed: a new --workdir, or the same config, weights and text to go on")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(now, indent=1) + "\n")
+    temporary.replace(file)
+
+
 class Run(NamedTuple):
     """A loaded run: its students and their teacher."""
 
@@ -89,14 +107,10 @@ class Run(NamedTuple):
 
 def condition(network, *, prefix: str = "", template: str = "", length: int) -> tuple[np.ndarray, np.ndarray]:
     """(given (L,), fixed (L,)) of a prefix, or of a template in which each '_' is one symbol to fill in."""
-    encode = network.tokenizer.encode
-    if template:
-        pieces = [(np.zeros(1, int), False) if c == "_" else (np.asarray(encode(f"a{c}a"))[1:-1], True) for c in template]
-        symbols = np.concatenate([p for p, _ in pieces])
-        held = np.concatenate([np.full(len(p), keep) for p, keep in pieces])
-    else:
-        symbols = np.asarray(encode("a" + prefix + "a"))[1:-1]
-        held = np.ones(len(symbols), bool)
+    pieces = re.split("(_)", template) if template else [prefix]
+    parts = [(np.zeros(1, int), False) if piece == "_" else (np.asarray(network.tokenizer.encode_piece(piece), int), True) for piece in pieces if piece]
+    symbols = np.concatenate([part for part, _ in parts])
+    held = np.concatenate([np.full(len(part), keep) for part, keep in parts])
     if len(symbols) > length:
         raise ValueError(f"prefix or template has {len(symbols)} symbols; allowed: at most the length {length}")
     given, fixed = np.zeros(length, np.int32), np.zeros(length, bool)
@@ -110,7 +124,7 @@ def load(workdir: str | Path) -> Run:
     entries = load_entries(folder / "students.json")
     try:
         config = json.loads((folder / "config.json").read_text())
-        name = config["teacher"]
+        name = config["config"]["teacher"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder / 'config.json'} is missing or damaged: {error!r}") from None
     return Run(entries, pretrained.load(name))

@@ -90,6 +90,7 @@ def sample(
 
     given, fixed: symbols, and where they hold: those sites are never touched (a prefix, an infill), or with fixed=None the state at the first time.
     chunk: sites a call of the network's head, absorbing process only; 0 runs it everywhere, -1 picks a size from the shape and M.
+    (-1 and positive sizes run a while_loop, which has no reverse-mode derivative; 0 has one.)
     precision: of the categorical draw's noise; 'low' cuts the tail at about 2^-23 (jax's default), 'high' has correct tails.
     reveal (absorbing process): which sites are revealed in a step, see REVEALS; all but 'independent' are one choice for the whole run.
     """
@@ -104,6 +105,7 @@ def sample(
     if chunk < 0:
         chunk = min(shape[0] * shape[1], -(-shape[0] * shape[1] // (2 * student.nfe)) + 15 & ~15)
     key_prior, key_scan = jax.random.split(key)
+    key_prior, key_first = jax.random.split(key_prior)
     x = process.prior(key_prior, shape)
     if given is not None:
         x = given.astype(x.dtype) if fixed is None else jnp.where(fixed, given.astype(x.dtype), x)
@@ -129,7 +131,6 @@ def sample(
             new = jnp.where(fixed, x, new)
         return (new, threshold), new if trajectory else None
 
-    key_first = jax.random.fold_in(key_scan, 0)
     first = {"coupled": jax.random.uniform, "spread": spread_thresholds}[reveal](key_first, shape) if kept else jnp.zeros(())
     (x, _), states = jax.lax.scan(body, (x, first), (keys, steps))
     return (x, states) if trajectory else x

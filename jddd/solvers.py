@@ -43,12 +43,13 @@ def canonical(solver: str, process) -> str:
     return "tweedie" if solver == "ancestral" or (solver == "euler" and linear) else solver
 
 
-def scale_score(log_score: Float[Array, "*b s"], coefficient, form: str) -> Float[Array, "*b s"]:
+def scale_score(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], coefficient, form: str) -> Float[Array, "*b s"]:
     """LSD's coefficient on a log-score whose own entry is 0: form 'score' gives Phi s (the paper, eq. 5), 'log_score' gives s^Phi (the released
     code: a temperature and a change of the jump rate). The own entry stays 0."""
     if form == "log_score":
         return coefficient * log_score
-    return jnp.where(log_score == 0, log_score, log_score + jnp.log(coefficient))
+    own = jax.nn.one_hot(x_t, log_score.shape[-1], dtype=bool)
+    return jnp.where(own, log_score, log_score + jnp.log(coefficient))
 
 
 def transition(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t, s, *, process, solver: str, clip: bool = True) -> Float[Array, "*b s"]:
@@ -177,7 +178,7 @@ def absorbing_step(
 def dense_step(key: PRNGKey, x_t: Int[Array, "b l"], step: Step, denoise: BoundDenoiser, *, process, solver: str, form: str, precision: str = "high") -> Int[Array, "b l"]:
     """x_s by drawing every site from `transition`; for processes in which any site may jump."""
     log_p = _temper(denoise(x_t, step.t), step.temperature)
-    score = scale_score(process.log_score(log_p, x_t, step.t), step.coefficient, form)
+    score = scale_score(process.log_score(log_p, x_t, step.t), x_t, step.coefficient, form)
     log_next = jnp.log(transition(score, x_t, step.t, step.s, process=process, solver=solver))
     logits = jnp.where(step.last, log_p * (step.coefficient if form == "log_score" else 1.0), log_next)
     return jax.random.categorical(key, logits, mode=precision).astype(x_t.dtype)

@@ -66,7 +66,7 @@ def products(config, key=0, steps=8, rows=512):
     chain = lsd.teacher_chain(jax.random.key(key), (), (rows, 4), denoiser=denoiser, process=process, solver="euler", config=config)
     index = np.arange(steps) * config.teacher_steps // steps
     student = sampling.plain(grids.uniform(steps))
-    teacher = lsd.Chain(chain.states[index], chain.times[index], chain.key)
+    teacher = chain._replace(states=chain.states[index], times=chain.times[index])
     found = lsd.measure_products(jax.random.key(key + 1), (), student, teacher, denoiser=denoiser, process=process, solver="euler", config=config)
     return found, (process, denoiser, chain)
 

@@ -83,7 +83,7 @@ def test_scan_is_the_loop(key, process):
     student = sampling.plain(grids.cosine(4)).replace(temperatures=jnp.asarray([1.0, 0.9, 0.8, 1.1]))
     x = sampling.sampler(denoiser, process, (4, 8), chunk=8)(key, params, student)
     key_prior, key_scan = jax.random.split(key)
-    state = process.prior(key_prior, (4, 8))
+    state = process.prior(jax.random.split(key_prior)[0], (4, 8))
     for k, step_key in enumerate(jax.random.split(key_scan, 4)):
         key_step, key_threshold = jax.random.split(step_key)
         last = jnp.asarray(k == 3)

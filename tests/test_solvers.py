@@ -39,7 +39,7 @@ def test_lsd_steps_golden(golden, solver, form):
         assert masked.any()
         for i, (t, dt) in enumerate(case["in_pairs"]):
             for j, coefficient in enumerate(case["in_coeffs"]):
-                score = solvers.scale_score(jnp.asarray(case["in_log_score"][i]), coefficient, "log_score" if form == "log" else "score")
+                score = solvers.scale_score(jnp.asarray(case["in_log_score"][i]), x_t, coefficient, "log_score" if form == "log" else "score")
                 found = solvers.transition(score, x_t, t, t - dt, process=process, solver=solver, clip=False)
                 expected = case[f"out_{'euler' if solver == 'euler' else 'analytic'}_{form}"][i, j]
                 np.testing.assert_allclose(np.asarray(found)[masked], expected[masked], rtol=1e-9, atol=1e-9)
@@ -112,7 +112,7 @@ def test_fast_absorbing_step_has_the_law_of_the_transition(key, solver, form, co
     step = one_step(0.6, 0.3, coefficient)
     threshold = jax.random.uniform(jax.random.fold_in(key, 1), x_t.shape)
     drawn = np.asarray(solvers.absorbing_step(key, x_t, threshold, step, denoise, process=process, solver=solver, form=form, chunk=4096))
-    score = solvers.scale_score(process.log_score(jax.nn.log_softmax(logits, -1), x_t[0], 0.6), coefficient, form)
+    score = solvers.scale_score(process.log_score(jax.nn.log_softmax(logits, -1), x_t[0], 0.6), x_t[0], coefficient, form)
     law = np.asarray(solvers.transition(score, x_t[0], 0.6, 0.3, process=process, solver=solver))
     for site in range(2):
         frequency = np.bincount(drawn[:, site], minlength=5) / rows

@@ -56,6 +56,10 @@ class Characters:
         table[np.frombuffer(self.alphabet.encode(), np.uint8)] = np.arange(self.size)
         return table[np.frombuffer(plain.encode(), np.uint8)]
 
+    def encode_piece(self, text: str) -> np.ndarray:
+        """As encode, but a space at either end stays: for a piece of a longer text."""
+        return self.encode(f"a{text}a")[1:-1]
+
     def decode(self, symbols: np.ndarray) -> str:
         """symbols (n,) -> text; a symbol past the alphabet (the mask) is shown as '_'."""
         table = np.frombuffer(self.alphabet.encode().ljust(256, b"_"), np.uint8)
@@ -83,6 +87,8 @@ class Subwords:
 
     def encode(self, text: str) -> np.ndarray:
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+
+    encode_piece = encode
 
     def decode(self, symbols: np.ndarray) -> str:
         return self._tokenizer.decode([i for i in np.asarray(symbols).tolist() if i < self.size])

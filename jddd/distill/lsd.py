@@ -34,7 +34,7 @@ PLACEMENTS = ("independent", "coupled", "same_state")
 class LSDConfig:
     """How a student is learned.
 
-    objective: 'path_kl' or 'paper'. form: where the coefficient goes, 'score' (paper, Eq. 5) or 'log_score' (released code). learn_times: LSD+.
+    objective: 'path_kl' (a teacher without time conditioning, or coefficients of 1: costs are measured at the time of the mask rate) or 'paper'. form: where the coefficient goes, 'score' (paper, Eq. 5) or 'log_score' (released code). learn_times: LSD+.
     steps, learning_rate: of Adam. For 'paper': teacher_steps (N), batch (rows of the chains), rounds (the chains are drawn again that often),
     noise ('independent' chains as in the paper, 'coupled', or 'same_state': both scores at the teacher's state), renormalise (step sizes scaled to
     reach t = 0; without it Eq. 8's minimiser stops at about M / N of the way), relaxed (share of sites by which the student's start may differ)."""
@@ -110,11 +110,12 @@ def path_kl(learned: Student, profile: profiles.Profile, *, process: processes.A
             return m * (1 - chance), m * chance * profiles.curve(profile, m)
         # The two measured rates around m, and the two measured exponents around the coefficient, each interpolated linearly.
         row, between = _bracket(profile.rates, m)
-        column, share = _bracket(profile.exponents, inputs.coefficient)
+        coefficient = jnp.clip(inputs.coefficient, profile.exponents[0], profile.exponents[-1])
+        column, share = _bracket(profile.exponents, coefficient)
         pick = lambda values: jax.lax.dynamic_slice_in_dim(values, row, 2)
         low, high = (pick(jax.lax.dynamic_index_in_dim(profile.log_mass, column + i, 1, False)) for i in (0, 1))
         log_mass = (1 - share) * low + share * high
-        log_q = inputs.coefficient * pick(profile.log_p) - log_mass
+        log_q = coefficient * pick(profile.log_p) - log_mass
         chances = jnp.clip(solvers.reveal_probability(amplitude + log_mass, solver), tiny, 1 - tiny)
         sites = pick(weight) * jnp.stack([1 - between, between])[:, None]
         mean = lambda values: jnp.sum(sites * values)
@@ -155,21 +156,23 @@ def paper_loss(learned: Student, products: Products, *, learn_times: bool, teach
 
 
 class Chain(NamedTuple):
-    """A teacher's states before each of its steps, (N, B, L), their times (N,), and the key that drew them (coupled students draw with it too)."""
+    """A teacher's states before each of its steps, (N, B, L), their times (N,), its samples, and the key that drew them (coupled students use it too)."""
 
     states: Int[Array, "n b l"]
     times: Float[Array, "n"]
+    final: Int[Array, "b l"]
     key: PRNGKey
 
 
 def measure_products(key: PRNGKey, params: Params, learned: Student, teacher: Chain, *, denoiser: Denoiser, process, solver: str, config: LSDConfig) -> Products:
-    """Run the student's chain beside the teacher's states at the student's M steps, and take the inner products; 2 M network calls."""
+    """Run the student's chain beside the teacher's states at the student's M steps, and take the inner products; 3 M network
+    calls, 2 M at the same state."""
     denoise = bind(denoiser, params)
     shape = teacher.states.shape[1:]
     key_start, key_chain = jax.random.split(key)
     start = teacher.states[0]
     if config.relaxed:  # a start within a small Hamming distance of x_T: some sites already hold what the teacher will put there
-        start = jnp.where(jax.random.uniform(key_start, shape) < config.relaxed, teacher.states[-1], start)
+        start = jnp.where(jax.random.uniform(key_start, shape) < config.relaxed, teacher.final, start)
     if config.noise == "same_state":
         states = teacher.states
     else:
@@ -204,8 +207,10 @@ def teacher_chain(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoi
         _, after = sampling.sample(key, sampling.plain(times), bind(denoiser, params), shape, **options)
         return after
 
-    first = process.prior(jax.random.split(key)[0], shape)
-    return Chain(jnp.concatenate([first[None], run(key, params)[:-1]]), times[:-1], key)
+    key_prior = jax.random.split(jax.random.split(key)[0])[0]  # as in sampling.sample
+    first = process.prior(key_prior, shape)
+    after = run(key, params)
+    return Chain(jnp.concatenate([first[None], after[:-1]]), times[:-1], after[-1], key)
 
 
 def distil(
@@ -235,10 +240,14 @@ def distil(
     if config.objective == "path_kl":
         price, data = cost
         task = train.Task(lambda key: initial(times, config.learn_times), lambda learned, key, _, data: (price(student(learned, times), data), {}))
-        return student(fit(key, task, optimiser, batch, frozen=data).params, times)
+        learned = student(fit(key, task, optimiser, batch, frozen=data).params, times)
+        if config.form == "log_score" or isinstance(data, segments.Table):  # a coefficient past the measured ones was not priced
+            measured = data.coefficients if isinstance(data, segments.Table) else data.exponents
+            learned = learned.replace(coefficients=jnp.clip(learned.coefficients, measured[0], measured[-1]))
+        return learned
 
     index = np.arange(nfe) * config.teacher_steps // nfe
-    teacher = Chain(chain.states[index], chain.times[index], chain.key)
+    teacher = chain._replace(states=chain.states[index], times=chain.times[index])
     teacher_size = (start - 0.0) / config.teacher_steps
     learned = initial(times, config.learn_times)
     measure = jax.jit(functools.partial(measure_products, denoiser=denoiser, process=process, solver=solver, config=config))

@@ -62,7 +62,7 @@ def measure(
             weight = jnp.exp(bridge)
 
             def at_coefficient(c):
-                step = jnp.log(solvers.transition(solvers.scale_score(score, c, form), x_t, t, s, process=process, solver=solver))
+                step = jnp.log(solvers.transition(solvers.scale_score(score, x_t, c, form), x_t, t, s, process=process, solver=solver))
                 kl = jnp.where(weight > 0, weight * (bridge - jnp.maximum(step, -30.0)), 0.0).sum(-1).mean()
                 tempered = jax.nn.log_softmax((c if form == "log_score" else 1.0) * log_p, -1)
                 end = -jnp.take_along_axis(tempered, x_0[..., None], -1)[..., 0]
@@ -104,7 +104,9 @@ def measure_spread(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], *, deno
 
 
 def path_cost(learned: Student, table: Table) -> Scalar:
-    """The cost of a student's steps by trilinear interpolation of the table, nats a site; differentiable in times and coefficients."""
+    """The cost of a student's steps by trilinear interpolation of the table, nats a site; differentiable in times and coefficients.
+
+    Steps shorter than a cell of the table see no curvature: use a table of at least 2 M segments to learn or compare grids of M steps."""
     place = lambda t: jnp.interp(t, table.times[::-1], jnp.arange(len(table.times), dtype=t.dtype)[::-1])
     exponent = jnp.interp(learned.coefficients, table.coefficients, jnp.arange(len(table.coefficients), dtype=jnp.float32))
     return jax.scipy.ndimage.map_coordinates(table.cost, [place(learned.times[:-1]), place(learned.times[1:]), exponent], order=1, mode="nearest").sum()

@@ -76,7 +76,8 @@ def bootstrap(statistic: Callable[[np.ndarray], float], rows: int, *, seed: int 
 
 def score(samples: np.ndarray, bits: np.ndarray, texts: list[str], vocabulary: frozenset[str], *, repeats: int = 200) -> dict[str, float | list[float]]:
     """All figures of samples (N, L) with the judge's bits (N,): judge_bits and, beside it, entropy_1 and entropy_4 in bits, words, distinct_4;
-    intervals (95 %, bootstrap over samples) under the same names with '_interval'."""
+    judge_bits_error, its standard error; intervals (95 %) under the
+    same names with '_interval'."""
     one, four, words = ngrams(samples, 1), ngrams(samples, 4), spelled(texts, vocabulary)
     statistics = {
         "judge_bits": lambda index: float(bits[index].mean()),
@@ -86,7 +87,7 @@ def score(samples: np.ndarray, bits: np.ndarray, texts: list[str], vocabulary: f
         "distinct_4": lambda index: distinct(four[index]),
     }
     everything = np.arange(len(samples))
-    result: dict = {}
+    result: dict = {"judge_bits_error": float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else float("nan")}
     for name, statistic in statistics.items():
         result[name] = statistic(everything)
         if name in ("judge_bits", "words"):
