@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         "test_bits_per_symbol": bits,
         "standard_error": error,
         "measure": "code length" if network.process is None else "NELBO",
-        "test_windows": min(2048, len(corpora["test"].windows())),
+        "test_windows": len(corpora["test"].windows(2048)),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "train_seconds": seconds,
         "device": jax.devices()[0].device_kind,

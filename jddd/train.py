@@ -63,7 +63,7 @@ def train_step(state: TrainState, key: PRNGKey, batch: Any, frozen: Any, *, task
     params = optax.apply_updates(state.params, updates)
     decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))  # a young average follows the parameters closely
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-    return TrainState(state.step + 1, params, average, opt_state), {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+    return TrainState(state.step + 1, params, average, opt_state), {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
 
 
 def fit(

@@ -106,12 +106,21 @@ def test_step_sizes_collapse_unless_renormalised():
     assert float(cured.times[-1]) == 0 and (np.diff(np.asarray(cured.times)) < 0).all()
 
 
-def test_relaxed_start_is_within_its_hamming_distance():
-    """The student's start differs from x_T in about the relaxed share of sites, and only there."""
-    config = dataclasses.replace(PAPER, relaxed=0.25)
+def test_relaxed_start_takes_sites_of_the_teachers_sample():
+    """With half the sites relaxed, a site is still masked with probability 1/2 and then knows its symbol (squared norm 1, else 1/3) with probability
+    7/8: <s, s> at t_0 becomes (7/8 + 1/24) / 2 over 1/3 = 1.375 of the plain one. 5 %: 512 rows."""
     plain, _ = products(PAPER)
-    relaxed, _ = products(config)
-    assert not np.allclose(plain.own, relaxed.own)
+    relaxed, _ = products(dataclasses.replace(PAPER, relaxed=0.5))
+    assert float(relaxed.own[0] / plain.own[0]) == pytest.approx(1.375, rel=0.05)
+
+
+def test_the_papers_objective_taken_literally_makes_samples_worse():
+    """On four equal sites: independent chains shrink the coefficients, too few sites are revealed early and too many at once at the end."""
+    _, (process, denoiser, chain) = products(PAPER)
+    literal = lsd.distil(8, PAPER, process=process, solver="euler", chain=chain, params=(), denoiser=denoiser)
+    run = sampling.sampler(denoiser, process, (20_000, 4))
+    wrong = lambda student: float((np.asarray(x := run(jax.random.key(0), (), student)) != np.asarray(x)[:, :1]).any(1).mean())
+    assert wrong(literal) > wrong(sampling.plain(grids.uniform(8))) + 0.02  # 5 standard errors are 0.018
 
 
 def test_the_teacher_is_untouched_and_learning_is_reproducible():

@@ -23,7 +23,7 @@ def test_shipped_networks_reach_their_stated_bits(name, test_windows):
     stated = net.description["metrics"]["test_bits_per_symbol"]
     bits, error = pretrain.bits_per_symbol(jax.random.key(5), net.params, test_windows, net.network)
     assert 0 < error < 0.2 and abs(bits - stated) < 4 * error
-    assert 1.5 < stated < 3.2  # between the best known compressors of text and the order-0 entropy, 4.1
+    assert 1.0 < stated < 4.0  # below the order-0 entropy of the text, 4.08 bits
 
 
 def test_judge_orders_texts(test_windows, tmp_path):
