@@ -56,6 +56,10 @@ def test_the_config_files_are_found():
         assert f"configs/{file}" in (ROOT / "configs" / file).read_text().split('"""')[1]
 
 
+# What is no flag: in the main job windows and symbols are the teacher's, and students with and without learned times are both made.
+SETTLED = {("lsd_text.py", "data"): {"length", "tokenizer"}, ("lsd_text.py", "distill"): {"learn_times"}}
+
+
 @pytest.mark.parametrize(("file", "variant"), CONFIGS, ids=[f"{file}:{variant}" for file, variant in CONFIGS])
 def test_every_config_builds(file, variant):
     """Each section is a dataclass with every field present (so that each is a flag), and what it describes can be made."""
@@ -64,7 +68,8 @@ def test_every_config_builds(file, variant):
     built = {}
     for name in [key for key, value in config.items() if isinstance(value, ConfigDict)]:
         built[name] = build.section(SECTIONS[name], config[name], name)
-        assert set(config[name].keys()) == {field.name for field in dataclasses.fields(SECTIONS[name])}
+        settled = SETTLED.get((file, name), set())
+        assert set(config[name].keys()) | settled == {field.name for field in dataclasses.fields(SECTIONS[name])}
     if config.experiment == "pretrain":
         assert set(PRETRAIN) <= set(built)
         network = build.network(built["data"], built.get("process"), built["model"])
@@ -113,7 +118,7 @@ def test_numbers_and_lists_are_taken_as_fields_want_them():
     """A whole number will do for a float, a list of lists for a tuple of tuples; the result can be hashed."""
     eps = build.section(build.ProcessConfig, {"eps": 0}, "process").eps
     assert eps == 0 and isinstance(eps, float)
-    report = build.section(experiment.ReportConfig, {"nfe": [4, 8], "confidences": [[0.0, 1.0], [2.0, 3.0]]}, "report")
+    report = build.section(experiment.ReportConfig, {"nfe": [4, 8], "claim_nfe": [4], "confidences": [[0.0, 1.0], [2.0, 3.0]]}, "report")
     assert report.nfe == (4, 8) and report.confidences == ((0.0, 1.0), (2.0, 3.0))
     assert isinstance(hash(report), int)
 
