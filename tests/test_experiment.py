@@ -101,7 +101,7 @@ def test_bad_requests_of_a_run(run, tmp_path):
 
 def test_claims_compare_at_equal_entropy_only():
     """A row within 2 % of the reference's entropy counts as equal; a sharper one does not, whatever its judge bits."""
-    row = lambda sampler, nfe, bits, entropy: {"sampler": sampler, "grid": "", "nfe": nfe, "judge_bits": bits, "judge_bits_interval": [bits, bits], "entropy_1": 4.0, "entropy_4": entropy}
+    row = lambda sampler, nfe, bits, entropy: {"sampler": sampler, "grid": "", "nfe": nfe, "judge_bits": bits, "judge_bits_interval": [bits, bits], "judge_bits_error": 0.01, "entropy_1": 4.0, "entropy_4": entropy}
     rows = [row("Euler", 16, 2.5, 11.0), row("LSD+", 8, 2.4, 11.1), row("sharp", 8, 1.0, 9.0)]
     found = {c["sampler"]: c for c in experiment.claims(rows, experiment.ReportConfig())}
     assert found["LSD+"]["equal_entropy"] and found["LSD+"]["as_good"]
