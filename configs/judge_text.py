@@ -18,7 +18,7 @@ def get_config(variant: str = "small") -> ConfigDict:
     config.data = defaults(DataConfig, name="embedded", length=128)
     config.model = defaults(ModelConfig, width=128, depth=4, heads=2, conv=5, causal=True)
     config.optim = defaults(OptimConfig, name="muon", learning_rate=5e-3, adam_learning_rate=5e-3, warmup=100, decay_from=0.3)
-    config.train = defaults(TrainConfig, steps=1000, batch=64, microbatches=8, seed=1, save_every=200, evaluate_every=500)
+    config.train = defaults(TrainConfig, steps=750, batch=64, microbatches=8, seed=1, save_every=200, evaluate_every=500)
     if variant == "smoke":
         config.model = defaults(ModelConfig, width=32, depth=1, heads=1, causal=True)
         config.data.length = 32

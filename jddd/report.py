@@ -1,6 +1,6 @@
 """The page a run leaves: tables, plots, learned numbers and samples in one self-contained HTML file.
 
-python -m jddd.report runs/lsd_text     prints a finished run's table as Markdown
+python -m jddd.report runs/lsd_text     prints a finished run's tables as Markdown
 """
 
 from __future__ import annotations
@@ -203,9 +203,20 @@ def markdown(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def by_nfe(rows: Sequence[dict]) -> str:
+    """One line a sampler, one column an NFE: judge bits (4-gram entropy), as Markdown."""
+    calls = sorted({r["nfe"] for r in rows})
+    lines = [f"| judge bits/char (4-gram entropy, bits) | {' | '.join(f'NFE {n}' for n in calls)} |", "|---" * (len(calls) + 1) + "|"]
+    for name in dict.fromkeys((r["sampler"], r["grid"]) for r in rows):
+        cells = {r["nfe"]: f"{r['judge_bits']:.3f} ({r['entropy_4']:.2f})" for r in rows if (r["sampler"], r["grid"]) == name}
+        lines.append(f"| {name[0]}, {name[1]} | {' | '.join(cells.get(n, '') for n in calls)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     import sys
 
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "metrics.json").is_file():
         sys.exit("usage: python -m jddd.report RUN, the folder of a finished run (with metrics.json)")
-    print(markdown(json.loads((Path(sys.argv[1]) / "metrics.json").read_text())["rows"]))
+    found = json.loads((Path(sys.argv[1]) / "metrics.json").read_text())["rows"]
+    print(by_nfe(found), markdown(found), sep="\n\n")
