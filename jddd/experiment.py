@@ -112,7 +112,8 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
         reference = measured("tweedie", "score")
     if isinstance(reference, profiles.Profile):
         constant = float(profiles.nelbo(reference))
-        optimum = lambda nfe: profiles.optimal_rates(reference, nfe)[1]
+        first = float(1 - process.schedule.alpha(1.0))  # a schedule with eps > 0 starts a little below all masks
+        optimum = lambda nfe: profiles.optimal_rates(reference, nfe, first)[1]
         curve = {"rates": np.asarray(reference.rates).tolist(), "bits": (np.asarray(reference.cross_entropy) * BITS).tolist(), "nelbo_bits": constant * BITS}
     else:
         constant = float(segments.path_cost(sampling.plain(reference.times), reference))

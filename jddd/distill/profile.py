@@ -90,9 +90,10 @@ def grid_cost(profile: Profile, masked: Float[Array, "times"]) -> Scalar:
     return jnp.sum((masked[:-1] - masked[1:]) * curve(profile, masked[:-1]))
 
 
-def optimal_rates(profile: Profile, steps: int, resolution: int = 512) -> tuple[np.ndarray, float]:
-    """(mask rates (M + 1,), cost in nats a site) of the cheapest M-step schedule on a grid of `resolution` rates; exact, by dynamic programming."""
-    rates = np.linspace(1.0, 0.0, resolution + 1)
+def optimal_rates(profile: Profile, steps: int, start: float = 1.0, resolution: int = 512) -> tuple[np.ndarray, float]:
+    """(mask rates (M + 1,), cost in nats a site) of the cheapest M-step schedule from mask rate `start` on a grid of `resolution` rates; exact, by
+    dynamic programming."""
+    rates = np.linspace(start, 0.0, resolution + 1)
     costs = (rates[:, None] - rates[None]) * np.asarray(curve(profile, jnp.asarray(rates)))[:, None]
     path, cost = grids.dynamic_programme(costs, steps)
     return rates[path], cost
