@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data = defaults(DataConfig)
     del config.data.length, config.data.tokenizer  # the teacher's
     config.distill = defaults(LSDConfig)
-    config.report = defaults(ReportConfig, batch=16)  # 16 rows stay in a CPU's cache; raise it on an accelerator
+    config.report = defaults(ReportConfig, batch=16, match_samples=32, temperatures=(0.8,))  # 16 rows stay in a CPU's cache; raise it on an accelerator
     if variant == "full":
         config.report = defaults(ReportConfig, batch=16, samples=512, profile_windows=128, bootstrap=1000, temperatures=(0.8,))
     if variant == "smoke":
