@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -19,11 +18,12 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)  # absl resets it when it parses flags
     import jax
 
-    cache = Path(os.environ.get("JDDD_CACHE", Path.home() / ".cache" / "jddd")) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    from jddd import experiment, pretrain
+    from jddd.data.text import default_cache
+
+    jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    from jddd import experiment, pretrain
 
     config = _CONFIG.value
     experiments = {"pretrain": pretrain.run, "distill": experiment.run}

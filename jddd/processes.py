@@ -7,7 +7,6 @@ which is what LSD's coefficients multiply, and own every conversion between the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jddd import schedules
 from jddd.types import Denoiser, PRNGKey, Time
-
-
-@runtime_checkable
-class Process(Protocol):
-    """What losses, solvers and objectives ask of a noising process."""
-
-    symbols: int
-    schedule: schedules.Schedule
-    states: int
-
-    def prior(self, key: PRNGKey, shape: tuple[int, ...]) -> Int[Array, "..."]: ...
-    def corrupt(self, key: PRNGKey, x_0, t) -> Int[Array, "..."]: ...
 
 
 def _column(t, x):

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 Params = PyTree
 PRNGKey = Key[Array, ""]
-Tokens = Int[Array, "*batch length"]
 Times = Float[Array, "times"]  # M + 1 of them
 Coefficients = Float[Array, "steps"]  # M of them
 Scalar = Float[Array, ""]
