@@ -16,6 +16,9 @@ from jddd import schedules
 from jddd.types import Denoiser, PRNGKey, Time
 
 
+NEVER = -200.0  # a log-probability whose exponential is 0 in float32 and whose sums stay finite
+
+
 def _column(t, x):
     """A scalar time, or one time a row, against (..., L)."""
     t = jnp.asarray(t)
@@ -54,6 +57,21 @@ class Absorbing:
         """KL(q(x_1 | x_0) || prior) in nats a site, where the prior gives the alpha(1) that is still clean to uniform symbols."""
         return self.schedule.alpha(1.0) * jnp.log(self.symbols)
 
+    def log_evidence(self, x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b v"]:
+        """log q(x_t | x_0 = y) for every y, up to a constant of y: nothing at a masked site, everything at a clean one; t is not used."""
+        other = (x_t[..., None] != jnp.arange(self.symbols)) & ~self.noised(x_t)[..., None]
+        return jnp.where(other, NEVER, 0.0)
+
+    def clean(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
+        """p(x_0 | x_t) over the S states: a clean site keeps its symbol."""
+        p = jnp.concatenate([jnp.exp(log_p), jnp.zeros((*log_p.shape[:-1], 1), log_p.dtype)], -1)
+        return jnp.where(self.noised(x_t)[..., None], p, jax.nn.one_hot(x_t, self.states, dtype=log_p.dtype))
+
+    def noise(self, p: Float[Array, "*b s"], t: Time) -> Float[Array, "*b s"]:
+        """The law of x_t when x_0 has law p (over S states, none on the mask); scalar t."""
+        alpha = self.schedule.alpha(t)
+        return alpha * p + (1 - alpha) * jax.nn.one_hot(self.mask_id, self.states)
+
     def log_odds(self, t: Time) -> Float[Array, "*b"]:
         """log(alpha / (1 - alpha)): the log-score of a masked site is this plus log p(x_0 | x_t)."""
         alpha = self.schedule.alpha(t)
@@ -70,6 +88,10 @@ class Absorbing:
         """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
         into_mask = jnp.append(jnp.ones(self.symbols), 0.0)
         return jnp.where(self.noised(x_t)[..., None], into_mask, 0.0)
+
+    def rate_from(self, x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
+        """Forward rate from x_t into every other state, per unit of total noise; 0 at the own state."""
+        return jnp.where(self.noised(x_t)[..., None], 0.0, jnp.append(jnp.zeros(self.symbols), 1.0))
 
     def transition_into(self, x_t: Int[Array, "*b"], noise: Time) -> Float[Array, "*b s"]:
         """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
@@ -122,6 +144,15 @@ class Uniform:
         kept = alpha + other
         return kept * jnp.log(kept * self.symbols) + (self.symbols - 1) * other * jnp.log(other * self.symbols)
 
+    def clean(self, log_p: Float[Array, "*b v"], x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
+        """p(x_0 | x_t); x_t is not used."""
+        return jnp.exp(log_p)
+
+    def noise(self, p: Float[Array, "*b s"], t: Time) -> Float[Array, "*b s"]:
+        """The law of x_t when x_0 has law p; scalar t."""
+        alpha = self.schedule.alpha(t)
+        return alpha * p + (1 - alpha) / self.states
+
     def log_evidence(self, x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b v"]:
         """log q(x_t | x_0 = y) for every y, up to a constant of y: what a site says of its own clean symbol."""
         alpha = jnp.asarray(self.schedule.alpha(t))
@@ -144,6 +175,8 @@ class Uniform:
     def rate_into(self, x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
         """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
         return (1 - jax.nn.one_hot(x_t, self.symbols)) / self.symbols
+
+    rate_from = rate_into  # it is symmetric
 
     def transition_into(self, x_t: Int[Array, "*b"], noise: Time) -> Float[Array, "*b s"]:
         """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jddd import pretrained, sampling
+from jddd import pretrained, sampling, solvers
 from jddd.sampling import Student
 
 
@@ -32,7 +32,8 @@ class Entry(NamedTuple):
 
     @property
     def nfe(self) -> int:
-        return self.student.nfe
+        """Network calls."""
+        return solvers.calls(self.solver, self.student.count)
 
     @property
     def name(self) -> str:
@@ -55,7 +56,8 @@ def load_entries(path: Path) -> list[Entry]:
         raise ValueError(f"{path} does not exist; allowed: the folder of a finished run")
     try:
         rows = json.loads(path.read_text())
-        return [Entry(r["sampler"], r["grid"], Student(**{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()}), r["solver"], r["form"], r["reveal"]) for r in rows]
+        numbers = [{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()} for r in rows]  # a number an older version did not have is the plain one
+        return [Entry(r["sampler"], r["grid"], sampling.plain(n["times"]).replace(**n), r["solver"], r["form"], r["reveal"]) for r, n in zip(rows, numbers)]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from None
 

@@ -9,65 +9,80 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
-from jddd import processes, solvers
+from jddd import absorbing, processes, solvers
 from jddd.types import BoundDenoiser, Coefficients, Denoiser, PRNGKey, Times, bind
-
-
-# Which sites a step of the absorbing process reveals, always as many as its numbers say:
-REVEALS = (
-    "independent",  # each site by its own fresh draw: the forward process reversed
-    "coupled",  # the same law, but one draw of noise for the whole run: chains with equal keys stay close, whatever their grids
-    "spread",  # a low-discrepancy sequence with a random start: sites revealed together lie far apart
-    "confident",  # the sites with the highest confidence * log p(symbol) + Gumbel noise (0: random; large: MaskGIT's order)
-)
-
-
-def spread_thresholds(key: PRNGKey, shape: tuple[int, int]) -> Float[Array, "b l"]:
-    """Reveal thresholds u_i = frac(shift + i / golden ratio), one uniform shift a row: each is uniform on [0, 1), and sites whose thresholds fall
-    in one interval of width w lie at least about 1 / (sqrt(5) w) apart (Kronecker's sequence; the three-gap theorem)."""
-    return jnp.mod(jax.random.uniform(key, (shape[0], 1)) + jnp.arange(shape[1]) * ((5**0.5 - 1) / 2), 1.0)
 
 
 @flax.struct.dataclass
 class Student:
     """The numbers of a sampler of M steps, a pytree: LSD learns coefficients (M,), LSD+ the times (M + 1,) too.
 
-    temperatures (M,) divide the log-probabilities of the drawn symbols; confidences (M,) order the reveals where `reveal` is 'confident'."""
+    temperatures (M,) divide the log-probabilities of the drawn symbols; confidences (M,) order the reveals of 'confident' and 'counted'; remasks (M,)
+    are ReMDM's shares (see jddd.remasking), corrections (M,) the corrector's times over the step's, bounds (M,) entropy-bounded unmasking's, in nats."""
 
     times: Times
     coefficients: Coefficients
     temperatures: Coefficients
     confidences: Coefficients
+    remasks: Coefficients
+    corrections: Coefficients
+    bounds: Coefficients
 
     @property
-    def nfe(self) -> int:
+    def count(self) -> int:
+        """M, the number of steps; solvers.calls gives the network calls."""
         return self.coefficients.shape[0]
+
+    def steps(self) -> solvers.Step:
+        """What the scan runs over: every field (M,)."""
+        last = jnp.arange(self.count) == self.count - 1
+        numbers = (self.coefficients, self.temperatures, self.confidences, self.remasks, self.corrections, self.bounds)
+        return solvers.Step(self.times[:-1], self.times[1:], *numbers, last)
 
 
 def plain(times: Times, temperature: float = 1.0) -> Student:
-    """A sampler with nothing learned on a grid of M + 1 times."""
+    """A sampler with nothing learned on a grid of M + 1 times: no order, no remasking, correctors as long as their steps."""
     ones = jnp.ones(len(times) - 1)
-    return Student(jnp.asarray(times, jnp.float32), ones, ones * temperature, ones * 0)
+    return Student(jnp.asarray(times, ones.dtype), ones, ones * temperature, ones * 0, ones * 0, ones, ones * 0)
 
 
-def check(student: Student, *, process, solver: str, form: str, precision: str = "high") -> None:
+def maskgit(times: Times, choice_temperature: float = 4.5) -> Student:
+    """MaskGIT's order for reveal 'counted': log p(symbol) + temperature * mask rate * Gumbel noise, annealed to 0 (Chang et al. 2022); the times are
+    those of a linear schedule."""
+    student = plain(times)
+    return student.replace(confidences=1 / jnp.maximum(choice_temperature * student.times[1:], 1e-4))
+
+
+def check(student: Student, *, process, solver: str, form: str, precision: str = "high", reveal: str = "independent", length: int | None = None) -> None:
     """Raise ValueError, naming the field, for a student that no sampler can run (for values known before jit)."""
-    for value, allowed, field in ((solver, solvers.SOLVERS, "solver"), (form, solvers.FORMS, "form"), (precision, solvers.PRECISIONS, "precision")):
+    choices = ((solver, solvers.SOLVERS, "solver"), (form, solvers.FORMS, "form"), (precision, solvers.PRECISIONS, "precision"), (reveal, absorbing.REVEALS, "reveal"))
+    for value, allowed, field in choices:
         if value not in allowed:
             raise ValueError(f"sampler.{field} is {value!r}; allowed: {', '.join(allowed)}")
     times = np.asarray(student.times)
-    if times.ndim != 1 or len(times) != student.nfe + 1:
-        raise ValueError(f"sampler.times has shape {times.shape} for {student.nfe} coefficients; allowed: one more than the coefficients")
+    if times.ndim != 1 or len(times) != student.count + 1:
+        raise ValueError(f"sampler.times has shape {times.shape} for {student.count} coefficients; allowed: one more than the coefficients")
     if not (np.isfinite(times).all() and (np.diff(times) < 0).all() and times[0] <= 1 and times[-1] >= 0):
         raise ValueError(f"sampler.times is {times.tolist()}; allowed: finite, strictly falling, within [0, 1]")
-    for field in ("coefficients", "temperatures"):
+    ranges = {"coefficients": (0, np.inf), "temperatures": (0, np.inf), "confidences": (-np.inf, np.inf), "remasks": (-1e-6, 1 + 1e-6), "corrections": (-1e-6, np.inf), "bounds": (-1e-6, np.inf)}
+    for field, (low, high) in ranges.items():
         values = np.asarray(getattr(student, field))
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise ValueError(f"sampler.{field} is {values.tolist()}; allowed: finite positive numbers")
-    if form == "log_score" and isinstance(process, processes.Absorbing) and not float(process.log_odds(student.times[0])) > -jnp.inf:
-        raise ValueError("sampler.form is 'log_score', which needs alpha(t_0) > 0; allowed: a process with eps > 0, or a first time below 1")
+        if not (np.isfinite(values).all() and (values > low).all() and (values < high).all()):
+            raise ValueError(f"sampler.{field} is {values.tolist()}; allowed: finite numbers{' above 0' if low == 0 else ''}{', 0 to 1' if field == 'remasks' else ''}")
+    absorbs = isinstance(process, processes.Absorbing)
+    reasons = [(form == "log_score" and absorbs, f"form is {form!r}"), (not absorbs or solver in solvers.TWO_CALLS, f"solver is {solver!r}")]
+    for needed, reason in reasons:
+        if needed and not float(process.schedule.alpha(student.times[0])) > 0:
+            raise ValueError(f"sampler.{reason}, which needs alpha(t_0) > 0; allowed: a process with eps > 0, or a first time below 1")
+    if reveal == "first_hitting":
+        if not (np.asarray(student.coefficients) == 1).all():
+            raise ValueError("sampler.coefficients are learned, which has no meaning for reveal 'first_hitting': it simulates the reverse process itself; allowed: ones")
+        if length is not None and student.count != length:
+            raise ValueError(f"sampler.reveal is 'first_hitting' with {student.count} steps; allowed: one step a site, {length}")
+    if np.asarray(student.remasks).any() and (reveal != "independent" or solver in solvers.TWO_CALLS):
+        raise ValueError(f"sampler.remasks are set with reveal {reveal!r} and solver {solver!r}; allowed: reveal 'independent' and {', '.join(solvers.ONE_CALL)}")
 
 
 def sample(
@@ -84,54 +99,74 @@ def sample(
     chunk: int = -1,
     precision: str = "high",
     reveal: str = "independent",
+    theta: float = 0.5,
     trajectory: bool = False,
 ):
-    """Samples (B, L) int32; with trajectory=True also the states after each step, (M, B, L). M network calls; nothing of size M x B x L x V.
+    """Samples (B, L) int32; with trajectory=True also the states after each step, (M, B, L). solvers.calls network calls; nothing of size M x B x L x V.
 
     given, fixed: symbols, and where they hold: those sites are never touched (a prefix, an infill), or with fixed=None the state at the first time.
     chunk: sites a call of the network's head, absorbing process only; 0 runs it everywhere, -1 picks a size from the shape and M.
     (-1 and positive sizes run a while_loop, which has no reverse-mode derivative; 0 has one.)
     precision: of the categorical draw's noise; 'low' cuts the tail at about 2^-23 (jax's default), 'high' has correct tails.
-    reveal (absorbing process): which sites are revealed in a step, see REVEALS; all but 'independent' are one choice for the whole run.
+    reveal (absorbing process, solvers of one call): which sites are revealed in a step, see absorbing.REVEALS; one choice for the whole run.
+    theta: of the theta methods, see solvers.stages.
     """
-    absorbing = isinstance(process, processes.Absorbing)
-    if reveal not in REVEALS:
-        raise ValueError(f"sampler.reveal is {reveal!r}; allowed: {', '.join(REVEALS)}")
-    if reveal != "independent" and not absorbing:
-        raise ValueError(f"sampler.reveal is {reveal!r}, which has a meaning for the absorbing process only; allowed: 'independent'")
+    fast = isinstance(process, processes.Absorbing) and solver in solvers.ONE_CALL
+    if reveal not in absorbing.REVEALS:
+        raise ValueError(f"sampler.reveal is {reveal!r}; allowed: {', '.join(absorbing.REVEALS)}")
+    if reveal != "independent" and not fast:
+        raise ValueError(f"sampler.reveal is {reveal!r}, which has a meaning for the absorbing process and solvers of one call only; allowed: 'independent'")
     kept = reveal in ("coupled", "spread")
-    if kept and form != "score":
-        raise ValueError(f"sampler.reveal is {reveal!r}, which needs form 'score' (a site's chance must not depend on the network); form is {form!r}")
+    if (kept or reveal in ("counted", "first_hitting")) and form != "score":
+        raise ValueError(f"sampler.reveal is {reveal!r}, which needs form 'score' (how many sites are revealed must not depend on the network); form is {form!r}")
+    if reveal == "first_hitting" and student.count != shape[1]:
+        raise ValueError(f"sampler.reveal is 'first_hitting' with {student.count} steps; allowed: one step a site, {shape[1]}")
     if chunk < 0:
-        chunk = min(shape[0] * shape[1], -(-shape[0] * shape[1] // (2 * student.nfe)) + 15 & ~15)
+        chunk = min(shape[0] * shape[1], -(-shape[0] * shape[1] // (2 * student.count)) + 15 & ~15)
     key_prior, key_scan = jax.random.split(key)
     key_prior, key_first = jax.random.split(key_prior)
     x = process.prior(key_prior, shape)
     if given is not None:
         x = given.astype(x.dtype) if fixed is None else jnp.where(fixed, given.astype(x.dtype), x)
-    count = student.nfe
-    last = jnp.arange(count) == count - 1
-    steps = solvers.Step(student.times[:-1], student.times[1:], student.coefficients, student.temperatures, student.confidences, last)
-    keys = jax.random.split(key_scan, count)
+    steps, keys = student.steps(), jax.random.split(key_scan, student.count)
+    options = dict(process=process, solver=solver, form=form, precision=precision)
+    masked_first = process.noised(x).sum(-1)
+
+    def fast_step(key, key_threshold, x, carry, step):
+        """carry: of 'coupled' and 'spread' the thresholds (B, L), of 'counted' the share of sites still masked, of 'first_hitting' the mask rate (B,)."""
+        threshold, number = jnp.zeros(()), None
+        left = 1 - jnp.where(step.last, 1.0, absorbing.reveal_probability(absorbing.log_amplitude(process, step, solver, form), solver))
+        if kept:  # what is left of a threshold, given that it was not reached, is uniform again
+            threshold, carry = carry, carry / jnp.maximum(left, jnp.finfo(left.dtype).tiny)
+        elif reveal == "counted":
+            carry = carry * left
+            number = process.noised(x).sum(-1) - jnp.round(carry * masked_first).astype(jnp.int32)
+        elif reveal == "first_hitting":
+            n = process.noised(x).sum(-1)
+            carry = carry * jax.random.uniform(key_threshold, shape[:1]) ** (1 / jnp.maximum(n, 1))
+            step, number = step._replace(t=process.schedule.inverse(1 - carry)), jnp.ones_like(n)
+        else:
+            threshold = jax.random.uniform(key_threshold, shape)
+        new = absorbing.absorbing_step(key, x, jnp.broadcast_to(threshold, shape), step, denoise, chunk=chunk, reveal=reveal, count=number, **options)
+        return new, carry
 
     def body(carry, inputs):
-        x, threshold = carry
+        x, own = carry
         key, step = inputs
         key_step, key_threshold = jax.random.split(key_scan if reveal == "coupled" else key)
-        if absorbing:
-            now = threshold if kept else jax.random.uniform(key_threshold, shape)
-            confident = reveal == "confident"
-            new = solvers.absorbing_step(key_step, x, now, step, denoise, process=process, solver=solver, form=form, chunk=chunk, precision=precision, ordered=confident)
-            if kept:  # what is left of a threshold, given that it was not reached, is uniform again
-                left = 1 - solvers.reveal_probability(solvers.log_amplitude(process, step, solver, form), solver)
-                threshold = threshold / jnp.maximum(left, jnp.finfo(left.dtype).tiny)
+        if fast:
+            new, own = fast_step(key_step, key_threshold, x, own, step)
         else:
-            new = solvers.dense_step(key_step, x, step, denoise, process=process, solver=solver, form=form, precision=precision)
-        if fixed is not None and not absorbing:
+            new = solvers.dense_step(key_step, x, step, denoise, theta=theta, **options)
+        if fixed is not None:
             new = jnp.where(fixed, x, new)
-        return (new, threshold), new if trajectory else None
+        return (new, own), new if trajectory else None
 
-    first = {"coupled": jax.random.uniform, "spread": spread_thresholds}[reveal](key_first, shape) if kept else jnp.zeros(())
+    first = jnp.ones(())
+    if kept:
+        first = {"coupled": jax.random.uniform, "spread": absorbing.spread_thresholds}[reveal](key_first, shape)
+    elif reveal == "first_hitting":
+        first = jnp.full(shape[:1], 1 - process.schedule.alpha(student.times[0]))
     (x, _), states = jax.lax.scan(body, (x, first), (keys, steps))
     return (x, states) if trajectory else x
 

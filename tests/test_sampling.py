@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jddd import grids, processes, sampling, sharding, solvers
+from jddd import absorbing, grids, processes, sampling, schedules, sharding, solvers
 from jddd.types import Denoiser, bind
 
 
@@ -76,7 +76,7 @@ def test_fixed_sites_are_never_touched(key, process, solver):
     assert states.shape == (3, 4, 8) and (states[-1] == x).all()
 
 
-@pytest.mark.parametrize("process", [processes.Absorbing(5), processes.Uniform(5)])
+@pytest.mark.parametrize("process", [processes.Absorbing(5), processes.Uniform(5, schedules.Linear(1e-3))])
 def test_scan_is_the_loop(key, process):
     """The jitted scan draws what a Python loop over the same keys and numbers draws."""
     denoiser, params = network(process)
@@ -86,11 +86,10 @@ def test_scan_is_the_loop(key, process):
     state = process.prior(jax.random.split(key_prior)[0], (4, 8))
     for k, step_key in enumerate(jax.random.split(key_scan, 4)):
         key_step, key_threshold = jax.random.split(step_key)
-        last = jnp.asarray(k == 3)
-        step = solvers.Step(student.times[k], student.times[k + 1], student.coefficients[k], student.temperatures[k], student.confidences[k], last)
+        step = jax.tree.map(lambda number: number[k], student.steps())
         if isinstance(process, processes.Absorbing):
             threshold = jax.random.uniform(key_threshold, (4, 8))
-            state = solvers.absorbing_step(key_step, state, threshold, step, bind(denoiser, params), process=process, solver="tweedie", form="score")
+            state = absorbing.absorbing_step(key_step, state, threshold, step, bind(denoiser, params), process=process, solver="tweedie", form="score")
         else:
             state = solvers.dense_step(key_step, state, step, bind(denoiser, params), process=process, solver="tweedie", form="score")
     assert (x == state).all()
@@ -147,7 +146,7 @@ def test_spread_reveals_solve_the_copy(key, steps):
 
 def test_spread_thresholds_are_uniform_and_far_apart(key):
     """Each site's threshold is uniform; sites in one interval of width w are at least 1 / (sqrt(5) w) apart."""
-    u = np.asarray(sampling.spread_thresholds(key, (4000, 128)))
+    u = np.asarray(absorbing.spread_thresholds(key, (4000, 128)))
     assert u.min() >= 0 and u.max() < 1
     np.testing.assert_allclose(np.histogram(u[:, 77], bins=10, range=(0, 1))[0] / 4000, 0.1, atol=5 * 0.3 / np.sqrt(4000))
     for width in (1 / 4, 1 / 8, 1 / 16):

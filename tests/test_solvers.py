@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_processes import GRAPHS, joint_posterior
 
-from jddd import grids, processes, sampling, schedules, solvers
+from jddd import absorbing, grids, processes, sampling, schedules, solvers
 from jddd.distill import segments
 from jddd.types import BoundDenoiser
 
@@ -98,7 +98,7 @@ def table_denoiser(logits):
 
 
 def one_step(t, s, coefficient=1.0, temperature=1.0, confidence=0.0, last=False):
-    return solvers.Step(*(jnp.asarray(v, jnp.float32) for v in (t, s, coefficient, temperature, confidence)), jnp.asarray(last))
+    return solvers.Step(*(jnp.asarray(v, jnp.float32) for v in (t, s, coefficient, temperature, confidence, 0, 1, 0)), jnp.asarray(last))
 
 
 @pytest.mark.parametrize("form,coefficient", [("score", 0.8), ("log_score", 1.2), ("log_score", 0.8)])
@@ -111,7 +111,7 @@ def test_fast_absorbing_step_has_the_law_of_the_transition(key, solver, form, co
     x_t = jnp.broadcast_to(jnp.asarray([4, 2]), (rows, 2))
     step = one_step(0.6, 0.3, coefficient)
     threshold = jax.random.uniform(jax.random.fold_in(key, 1), x_t.shape)
-    drawn = np.asarray(solvers.absorbing_step(key, x_t, threshold, step, denoise, process=process, solver=solver, form=form, chunk=4096))
+    drawn = np.asarray(absorbing.absorbing_step(key, x_t, threshold, step, denoise, process=process, solver=solver, form=form, chunk=4096))
     score = solvers.scale_score(process.log_score(jax.nn.log_softmax(logits, -1), x_t[0], 0.6), x_t[0], coefficient, form)
     law = np.asarray(solvers.transition(score, x_t[0], 0.6, 0.3, process=process, solver=solver))
     for site in range(2):
@@ -131,8 +131,8 @@ def test_skipping_gives_the_very_same_sample(key, form, coefficient, chunk):
     for last in (False, True):
         step = one_step(0.7, 0.35, coefficient, last=last)
         options = dict(process=process, solver="tweedie", form=form)
-        plain = solvers.absorbing_step(key, x_t, threshold, step, denoise, chunk=0, **options)
-        fast = solvers.absorbing_step(key, x_t, threshold, step, denoise, chunk=chunk, **options)
+        plain = absorbing.absorbing_step(key, x_t, threshold, step, denoise, chunk=0, **options)
+        fast = absorbing.absorbing_step(key, x_t, threshold, step, denoise, chunk=chunk, **options)
         assert (plain == fast).all()
         assert (plain == x_0)[x_t != 9].all()  # clean sites stay
         assert (plain != 9).all() or not last
@@ -146,7 +146,7 @@ def test_no_confidence_is_a_random_order(key):
     x_t = jnp.full((rows, 3), 2)
     threshold = jax.random.uniform(jax.random.fold_in(key, 1), x_t.shape)
     run = lambda confidence: np.asarray(
-        solvers.absorbing_step(key, x_t, threshold, one_step(1.0, 0.5, confidence=confidence), table_denoiser(logits), process=process, solver="tweedie", form="score", ordered=True)
+        absorbing.absorbing_step(key, x_t, threshold, one_step(1.0, 0.5, confidence=confidence), table_denoiser(logits), process=process, solver="tweedie", form="score", reveal="confident")
     )
     plain, sure = run(0.0) != 2, run(1e4) != 2
     assert (plain.sum(1) == sure.sum(1)).all()  # the same number of reveals a row
@@ -160,7 +160,7 @@ def test_rare_symbols_have_their_frequency(key):
     Float32 noise with a cut tail never draws a symbol 17 nats below the most likely one; 'high' does."""
     vocabulary, draws, rare = 50_000, 4096, 1e-3
     log_p = jnp.log(jnp.full(vocabulary, rare / (vocabulary - 1)).at[0].set(1 - rare))
-    one = jax.jit(lambda sites: jnp.argmax(log_p + solvers._gumbel(key, sites, vocabulary, "high"), -1))
+    one = jax.jit(lambda sites: jnp.argmax(log_p + solvers.gumbel(key, sites, vocabulary, "high"), -1))
     hits = sum(int((one(jnp.arange(i, i + 128)) != 0).sum()) for i in range(0, draws, 128))
     assert abs(hits - draws * rare) < 5 * np.sqrt(draws * rare)
     assert hits > 0
@@ -171,7 +171,7 @@ def test_canonical_names_one_law():
     for schedule, same in ((schedules.Linear(1e-3), True), (schedules.Geometric(), False)):
         process = processes.Absorbing(5, schedule)
         assert (solvers.canonical("euler", process) == "tweedie") is same
-        hazards = [float(solvers.log_hazard(process, jnp.asarray(0.7), jnp.asarray(0.5), solver)) for solver in ("euler", "tweedie")]
+        hazards = [float(absorbing.log_hazard(process, jnp.asarray(0.7), jnp.asarray(0.5), solver)) for solver in ("euler", "tweedie")]
         assert (abs(hazards[0] - hazards[1]) < 1e-5) is same
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from jddd import grids, processes, sampling, solvers, train
+from jddd import absorbing, grids, processes, sampling, solvers, train
 from jddd.distill import profile as profiles
 from jddd.distill import segments
 from jddd.sampling import Student
@@ -81,8 +81,7 @@ def student(params: Params, times: Times, renormalise: bool = True) -> Student:
         times = jnp.concatenate([times[:1], jnp.maximum(times[0] - fallen, times[-1])])
         if renormalise:
             times = times.at[-1].set(times[0] - span)
-    coefficients = jnp.exp(params["log_coefficients"])
-    return Student(times, coefficients, jnp.ones_like(coefficients), jnp.zeros_like(coefficients))
+    return sampling.plain(times).replace(coefficients=jnp.exp(params["log_coefficients"]))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------- path KL
@@ -97,16 +96,13 @@ def path_kl(learned: Student, profile: profiles.Profile, *, process: processes.A
 
     A step at mask rate m reveals site i with probability r_i (mean r) and pays m [ r E(-log(r_i q_i)) + (1 - r) E(-log(1 - r_i)) - H(r) ], q_i the
     probability of the true symbol: with form 'score' all r_i are equal and m r CE(m) remains, the Riemann sum."""
-    count = learned.nfe
-    last = jnp.arange(count) == count - 1
-    steps = solvers.Step(learned.times[:-1], learned.times[1:], learned.coefficients, learned.temperatures, learned.confidences, last)
     tiny = 1e-6
     weight = profile.valid / profile.valid.sum(-1, keepdims=True)
 
     def step(m, inputs):
-        amplitude = solvers.log_amplitude(process, inputs, solver, form)
+        amplitude = absorbing.log_amplitude(process, inputs, solver, form)
         if form == "score":
-            chance = jnp.where(inputs.last, 1.0, jnp.minimum(solvers.reveal_probability(amplitude, solver), 1 - tiny))
+            chance = jnp.where(inputs.last, 1.0, jnp.minimum(absorbing.reveal_probability(amplitude, solver), 1 - tiny))
             return m * (1 - chance), m * chance * profiles.curve(profile, m)
         # The two measured rates around m, and the two measured exponents around the coefficient, each interpolated linearly.
         row, between = _bracket(profile.rates, m)
@@ -116,7 +112,7 @@ def path_kl(learned: Student, profile: profiles.Profile, *, process: processes.A
         low, high = (pick(jax.lax.dynamic_index_in_dim(profile.log_mass, column + i, 1, False)) for i in (0, 1))
         log_mass = (1 - share) * low + share * high
         log_q = coefficient * pick(profile.log_p) - log_mass
-        chances = jnp.clip(solvers.reveal_probability(amplitude + log_mass, solver), tiny, 1 - tiny)
+        chances = jnp.clip(absorbing.reveal_probability(amplitude + log_mass, solver), tiny, 1 - tiny)
         sites = pick(weight) * jnp.stack([1 - between, between])[:, None]
         mean = lambda values: jnp.sum(sites * values)
         r = mean(chances)
@@ -125,7 +121,7 @@ def path_kl(learned: Student, profile: profiles.Profile, *, process: processes.A
         final = m * mean(-log_q)
         return m * jnp.where(inputs.last, 0.0, 1 - r), jnp.where(inputs.last, final, cost)
 
-    _, costs = jax.lax.scan(step, 1 - process.schedule.alpha(learned.times[0]), steps)
+    _, costs = jax.lax.scan(step, 1 - process.schedule.alpha(learned.times[0]), learned.steps())
     return costs.sum()
 
 
@@ -230,6 +226,8 @@ def distil(
     """Learn a student of `nfe` steps over the grid that is uniform on [0, start].
 
     path_kl needs `cost`, a pair (function of (student, data), data): see `path_cost`. paper needs `chain` (of teacher_chain), params and denoiser."""
+    if config.objective == "path_kl" and solver in solvers.TWO_CALLS:
+        raise ValueError(f"distill.objective is 'path_kl' with solver {solver!r}, whose step has no closed law; allowed: objective 'paper', or {', '.join(solvers.ONE_CALL)}")
     times = grids.uniform(nfe, start)
     solver = solvers.canonical(solver, process)
     key = jax.random.key(config.seed)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jddd import grids, processes, schedules, solvers
-from jddd.sampling import Student, spread_thresholds
+from jddd.absorbing import spread_thresholds
+from jddd.sampling import Student
 from jddd.types import Denoiser, Params, PRNGKey, Scalar, bind
 
 
