@@ -16,28 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jddd import pretrained, sampling, solvers
-from jddd.metrics import text as metrics
+from jddd import sampling, solvers
+from jddd.metrics import sequences
 from jddd.runs import Entry
-from jddd.types import Denoiser
+from jddd.types import Denoiser, Params
 
 
 class Bench(NamedTuple):
-    """What rows are measured with. count samples in batches of `batch`; vocabulary: the words of the training text."""
+    """What rows are measured with: a teacher, `count` samples of `length` symbols in batches of `batch`, and their figures.
 
-    teacher: pretrained.Pretrained
-    judge: pretrained.Pretrained
-    vocabulary: frozenset[str]
+    cache: the folder where the samples of rows are kept, one for each teacher and length (a row's file name does not tell them apart).
+    score: samples (N, L) -> the figures of their row."""
+
+    denoiser: Denoiser
+    process: Any
+    params: Params
+    length: int
     count: int
     batch: int
     seed: int
     precision: str
-    repeats: int
     cache: Path
-
-    @property
-    def length(self) -> int:
-        return self.teacher.network.length
+    score: Callable[[np.ndarray], dict]
 
 
 class Generated(NamedTuple):
@@ -50,28 +50,27 @@ class Generated(NamedTuple):
 
 def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> Generated:
     """Draw `count` (default bench.count) samples. Batch i of a seed uses the same key whatever the entry: rows share their noise."""
-    network, params = bench.teacher.network, bench.teacher.params
     count = count or bench.count
     shape = (min(bench.batch, count), bench.length)
-    sampling.check(entry.student, process=network.process, solver=entry.solver, form=entry.form, precision=bench.precision)
+    sampling.check(entry.student, process=bench.process, solver=entry.solver, form=entry.form, precision=bench.precision, reveal=entry.reveal, length=bench.length)
     options = dict(solver=entry.solver, form=entry.form, reveal=entry.reveal, precision=bench.precision)
-    run = sampling.sampler(network.denoiser, network.process, shape, **options)
+    run = sampling.sampler(bench.denoiser, bench.process, shape, **options)
     key = jax.random.key(bench.seed)
     if (run, entry.nfe) not in _COMPILED:
-        _COMPILED[run, entry.nfe] = run.lower(key, params, entry.student).compile()
+        _COMPILED[run, entry.nfe] = run.lower(key, bench.params, entry.student).compile()
     compiled = _COMPILED[run, entry.nfe]
     samples, seconds, calls = [], 0.0, []
-    floor = _network_call(network.denoiser, shape) if timed else None
+    floor = _network_call(bench.denoiser, shape) if timed else None
     for i in tqdm(range(-(-count // shape[0])), desc=f"{entry.sampler}, NFE {entry.nfe}", leave=False, disable=not timed):
         if floor:  # a network call at the same shape, timed in turn with the sampler: the machine's noise falls on both
             begin = time.perf_counter()
-            jax.block_until_ready(floor(params))
+            jax.block_until_ready(floor(bench.params))
             calls.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        samples.append(np.asarray(compiled(jax.random.fold_in(key, i), params, entry.student)))
+        samples.append(np.asarray(compiled(jax.random.fold_in(key, i), bench.params, entry.student)))
         seconds += time.perf_counter() - begin
     ratio = seconds / (entry.nfe * sum(calls)) if floor else float("nan")
-    return Generated(np.concatenate(samples)[:count].astype(np.uint16 if network.tokenizer.size < 2**16 else np.uint32), seconds, ratio)
+    return Generated(np.concatenate(samples)[:count].astype(np.uint16 if bench.process.symbols < 2**16 else np.uint32), seconds, ratio)
 
 
 _COMPILED: dict[Any, Any] = {}  # executables, so that compilation can be kept out of the times
@@ -86,23 +85,12 @@ def _network_call(denoiser: Denoiser, shape: tuple[int, int]) -> Callable:
 def warm(bench: Bench) -> None:
     """Compile and run the network call once, so that no row pays for it."""
     shape = (min(bench.batch, bench.count), bench.length)
-    jax.block_until_ready(_network_call(bench.teacher.network.denoiser, shape)(bench.teacher.params))
-
-
-def judged(bench: Bench, samples: np.ndarray) -> np.ndarray:
-    """The judge's bits a symbol of each sample, (N,)."""
-    judge = bench.judge
-    return metrics.judge_bits(judge.params, samples, denoiser=judge.network.denoiser, start_id=judge.network.tokenizer.size, length=judge.network.length)
-
-
-def score(bench: Bench, samples: np.ndarray) -> dict:
-    """All figures of samples (see jddd.metrics.text.score)."""
-    texts = [bench.teacher.network.tokenizer.decode(row) for row in samples]
-    return metrics.score(samples, judged(bench, samples), texts, bench.vocabulary, repeats=bench.repeats)
+    jax.block_until_ready(_network_call(bench.denoiser, shape)(bench.params))
 
 
 def entropy_4(bench: Bench, entry: Entry, count: int) -> float:
-    return metrics.entropy(metrics.ngrams(generate(bench, entry, count, timed=False).samples, 4))
+    """4-gram entropy in bits of `count` samples of the entry."""
+    return sequences.entropy(sequences.ngrams(generate(bench, entry, count, timed=False).samples, 4))
 
 
 def with_temperature(entry: Entry, temperature: float, sampler: str = "", grid: str = "") -> Entry:
@@ -130,11 +118,19 @@ def match_entropy(bench: Bench, entry: Entry, target: float, count: int, *, tole
     return temperature, reached / target - 1
 
 
+def _numbers(student: sampling.Student) -> list:
+    """The numbers of a student that make its law: times, coefficients, temperatures, confidences and, by name, others that are not those of a plain
+    sampler. (So a number that Student gains leaves the laws of the rows kept before as they were.)"""
+    numbers, plain = ({k: np.asarray(v).tolist() for k, v in vars(s).items()} for s in (student, sampling.plain(student.times)))
+    always = ("times", "coefficients", "temperatures", "confidences")
+    return [*(numbers[k] for k in always), *({k: v} for k, v in numbers.items() if k not in always and v != plain[k])]
+
+
 def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
     """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, reveal, seed, count), so that a
     run that was killed reads them back, and two names of one law (see solvers.canonical) share one set of samples."""
-    solver = solvers.canonical(entry.solver, bench.teacher.network.process)
-    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, *(np.asarray(v).tolist() for v in jax.tree.leaves(entry.student))])
+    solver = solvers.canonical(entry.solver, bench.process)
+    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, *_numbers(entry.student)])
     file = bench.cache / f"{hashlib.sha256(law.encode()).hexdigest()[:24]}.npz"
     try:
         saved = np.load(file)
@@ -147,4 +143,4 @@ def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
         temporary.replace(file)
     facts = {"sampler": entry.sampler, "grid": entry.grid, "nfe": entry.nfe, "solver": entry.solver, "form": entry.form, "reveal": entry.reveal, "samples": bench.count}
     facts |= {"temperature": float(entry.student.temperatures[0]), "confidence": float(entry.student.confidences[0])}
-    return facts | score(bench, drawn.samples) | {"seconds": drawn.seconds, "ratio_to_network_calls": drawn.ratio}, drawn.samples
+    return facts | bench.score(drawn.samples) | {"seconds": drawn.seconds, "ratio_to_network_calls": drawn.ratio}, drawn.samples

@@ -13,11 +13,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling
+from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, text_report
 from jddd.data import text
 from jddd.distill import lsd
 from jddd.evaluate import Bench
-from jddd.metrics import text as metrics
+from jddd.metrics import sequences
+from jddd.metrics.text import Scorer
 from jddd.runs import Entry
 from jddd.students import ReportConfig, Stages, distil_all
 
@@ -28,35 +29,36 @@ def plain_entries(nfe: int) -> list[Entry]:
     return [Entry("Euler", "uniform", uniform, "euler"), Entry("Tweedie", "uniform", uniform), Entry("Tweedie", "cosine", cosine)]
 
 
-def tune(bench: Bench, entry: Entry, target: float, sizes: ReportConfig) -> tuple[Entry, list[dict]]:
+def tune(bench: Bench, network: build.Network, entry: Entry, target: float, sizes: ReportConfig) -> tuple[Entry, list[dict]]:
     """Reveal-order confidence and token temperature per step under an entropy constraint: each candidate's temperature is set so that its samples
     have 4-gram entropy `target`, and the candidate whose samples the TEACHER finds most likely (its NELBO) is taken; the judge has no say."""
     trials = []
     for confidence in sizes.confidences:
-        student = entry.student.replace(confidences=jnp.linspace(*confidence, entry.nfe))
+        student = entry.student.replace(confidences=jnp.linspace(*confidence, entry.student.count))
         candidate = entry._replace(student=student, reveal="confident")
         temperature, miss = evaluate.match_entropy(bench, candidate, target, sizes.match_samples)
         candidate = evaluate.with_temperature(candidate, temperature)
         samples = evaluate.generate(bench, candidate, sizes.match_samples, timed=False).samples
-        bits, error = pretrain.bits_per_symbol(jax.random.key(bench.seed), bench.teacher.params, samples.astype(np.int32), bench.teacher.network, repeats=2)
+        bits, error = pretrain.bits_per_symbol(jax.random.key(bench.seed), bench.params, samples.astype(np.int32), network, repeats=2)
         trials.append({"confidence": list(confidence), "temperature": temperature, "entropy_miss": miss, "teacher_bits": bits, "error": error, "entry": candidate})
     allowed = [t for t in trials if abs(t["entropy_miss"]) < 0.02] or trials
     best = min(allowed, key=lambda t: t["teacher_bits"])
     return best["entry"], [{k: v for k, v in t.items() if k != "entry"} for t in trials]
 
 
-def judge_order(bench: Bench, held_out: np.ndarray, teacher: np.ndarray, few: np.ndarray, few_name: str) -> list[dict]:
-    """Judge bits of held-out text, teacher samples, few-step samples, held-out text with its words shuffled, and letters drawn uniformly."""
-    tokenizer = bench.teacher.network.tokenizer
-    generator = np.random.default_rng(bench.seed)
+def judge_order(scorer: Scorer, held_out: np.ndarray, teacher: np.ndarray, few: np.ndarray, few_name: str, seed: int) -> list[dict]:
+    """Judge bits of held-out text (N, L), teacher samples, few-step samples, held-out text with its words shuffled, and letters drawn uniformly."""
+    tokenizer = scorer.judge.network.tokenizer
+    generator = np.random.default_rng(seed)
     shuffled = []
     for line in held_out:
         words = tokenizer.decode(line).split(" ")
         generator.shuffle(words)
-        shuffled.append(np.resize(tokenizer.encode(" ".join(words)), bench.length))
+        shuffled.append(np.resize(tokenizer.encode(" ".join(words)), len(line)))
     noise = generator.integers(0, tokenizer.size, held_out.shape)
     named = {"held-out text": held_out, "teacher samples": teacher, few_name: few, "held-out text, words shuffled": np.stack(shuffled), "random letters": noise}
-    return [{"text": name, "judge_bits": float(evaluate.judged(bench, np.asarray(x, np.int32)).mean()), "entropy_1": metrics.entropy(metrics.ngrams(x, 1)), "entropy_4": metrics.entropy(metrics.ngrams(x, 4))} for name, x in named.items()]
+    entropy = lambda x, n: sequences.entropy(sequences.ngrams(x, n))
+    return [{"text": name, "judge_bits": float(scorer.bits(np.asarray(x, np.int32)).mean()), "entropy_1": entropy(x, 1), "entropy_4": entropy(x, 4)} for name, x in named.items()]
 
 
 def claims(rows: list[dict], sizes: ReportConfig) -> list[dict]:
@@ -97,9 +99,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         digests = {name: checkpoints.digest(net.params) for name, net in (("teacher", teacher), ("judge", judge))}
         runs.record(workdir, config, digests | {"text": checkpoints.digest({"train": train.symbols, "test": test.symbols})})
         vocabulary = frozenset(network.tokenizer.decode(train.symbols).split(" "))
-        bench = Bench(teacher, judge, vocabulary, sizes.samples, sizes.batch, sizes.seed, sizes.precision, sizes.bootstrap, workdir / "samples")
+        scorer = Scorer(judge, vocabulary, sizes.bootstrap)
+        sampled = dict(denoiser=network.denoiser, process=network.process, params=teacher.params)
+        bench = Bench(**sampled, length=network.length, count=sizes.samples, batch=sizes.batch, seed=sizes.seed, precision=sizes.precision, cache=workdir / "samples", score=scorer)
         evaluate.warm(bench)
-    distilled = distil_all(bench, windows, settings, sizes, stages)
+    distilled = distil_all(windows, settings, sizes, stages, **sampled)
 
     rows, samples = [], {}
 
@@ -141,7 +145,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                     matched.append(evaluate.with_temperature(entry, temperature, f"{name}, T matched to Euler {2 * nfe}"))
                 if not isinstance(network.process, processes.Absorbing):
                     continue
-                entry, tried = tune(search, plus, target, sizes)
+                entry, tried = tune(search, network, plus, target, sizes)
                 tuned.append(entry._replace(sampler=f"LSD+ tuned order and T, matched to Euler {2 * nfe}"))
                 trials += [{"nfe": nfe, **t} for t in tried]
     with stages("sample and score the matched rows"):
@@ -152,11 +156,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         add([evaluate.with_temperature(e, t, f"{e.sampler}, T = {t}") for e in bases for t in sizes.temperatures], "temperatures")
     with stages("check the judge's order"):
         few = next(e for e in everything if e.sampler == "Euler" and e.nfe == curve_nfe)
-        order = judge_order(bench, test.windows(sizes.samples), samples[teacher_entry.name], samples[few.name], f"Euler samples, NFE {curve_nfe}")
+        order = judge_order(scorer, test.windows(sizes.samples), samples[teacher_entry.name], samples[few.name], f"Euler samples, NFE {curve_nfe}", sizes.seed)
 
     distil_seconds = stages.seconds["measure the teacher's costs"] + stages.seconds["distil: path KL"]
     result = {
         "name": config.name,
+        "columns": text_report.COLUMNS,
+        "headline": text_report.HEADLINE,
         "rows": rows,
         "bounds": distilled.bounds,
         "profile": distilled.profile,
@@ -173,7 +179,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         runs.save_entries(workdir / "students.json", everything)
         texts = {name: [network.tokenizer.decode(s) for s in drawn[:3]] for name, drawn in samples.items()}
         texts |= {"held-out": [network.tokenizer.decode(s) for s in test.windows(3)]}
-        report.write(workdir / "report.html", result, everything, texts)
+        text_report.write(workdir / "report.html", result, everything, texts)
     (workdir / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(report.summary(result))
+    print(text_report.summary(result))
     return {"report": str(workdir / "report.html"), "seconds": round(sum(stages.seconds.values()), 1)}

@@ -1,6 +1,9 @@
-"""The page a run leaves: tables, plots, learned numbers and samples in one self-contained HTML file.
+"""The page a run leaves, for all experiments: the parts of one self-contained HTML file, and the tables of metrics.json as text and as Markdown.
 
 python -m jddd.report runs/lsd_text     prints a finished run's tables as Markdown
+
+Rows are those of jddd.evaluate.row: sampler, grid, nfe and the figures of the experiment, with FIELD_interval beside a FIELD that has one. metrics.json
+holds them as 'rows', with 'columns' (field -> title, in order) and 'headline': the field a sampler is judged by and the one to read beside it.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import importlib.metadata
 import io
 import json
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from jddd.runs import Entry
 
@@ -27,10 +32,7 @@ th { background: #f2f5f9; position: sticky; top: 0 } td:first-child, th:first-ch
 pre, .text { font: 12.5px/1.45 ui-monospace, monospace; background: #f7f9fb; padding: .6em; white-space: pre-wrap } img { max-width: 100% }
 h2 { margin-top: 1.8em } small, .note { color: #5a6877 } tr.learned td { background: #eef6ff }
 """
-COLUMNS = {
-    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "judge_bits": "judge bits/char", "entropy_1": "unigram entropy (bits)", "entropy_4": "4-gram entropy (bits)",
-    "words": "words known", "distinct_4": "distinct 4-grams", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
-}  # fmt: skip
+LEARNED = ("LSD",)  # how the names of samplers with learned numbers begin
 
 
 def versions() -> dict[str, str]:
@@ -39,12 +41,18 @@ def versions() -> dict[str, str]:
     return facts | {"python": platform.python_version(), "machine": platform.machine(), "device": jax.devices()[0].device_kind, "date": time.strftime("%Y-%m-%d")}
 
 
+# ------------------------------------------------------------------------------------------------------------------------------------- parts of HTML
 def _cell(value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
-    return html.escape(str(value))
+    return str(value)
+
+
+def _interval(row: dict, field: str, form: str) -> str:
+    """The field's interval in a form with two places, nothing where it has none."""
+    return form.format(*(f"{x:.3f}" for x in row[f"{field}_interval"])) if f"{field}_interval" in row else ""
 
 
 def table(rows: Sequence[dict], columns: dict[str, str] | None = None) -> str:
@@ -52,18 +60,21 @@ def table(rows: Sequence[dict], columns: dict[str, str] | None = None) -> str:
     columns = columns or {k: k.replace("_", " ") for k in rows[0]}
     lines = []
     for row in rows:
-        cells = []
-        for key in columns:
-            text = _cell(row.get(key, ""))
-            if f"{key}_interval" in row:
-                low, high = row[f"{key}_interval"]
-                text += f" <small>{low:.3f} to {high:.3f}</small>"
-            cells.append(f"<td>{text}</td>")
-        lines.append(f"<tr{' class=learned' if str(row.get('sampler', '')).startswith('LSD') else ''}>{''.join(cells)}</tr>")
+        cells = "".join(f"<td>{html.escape(_cell(row.get(key, '')))}{_interval(row, key, ' <small>{} to {}</small>')}</td>" for key in columns)
+        lines.append(f"<tr{' class=learned' if str(row.get('sampler', '')).startswith(LEARNED) else ''}>{cells}</tr>")
     return f"<table><tr>{''.join(f'<th>{c}</th>' for c in columns.values())}</tr>{''.join(lines)}</table>"
 
 
-def _image(figure, file: Path) -> str:
+def note(text: str) -> str:
+    return f"<p class=note>{text}</p>"
+
+
+def section(title: str, *parts: str) -> str:
+    """A heading and the HTML under it."""
+    return f"<h2>{title[0].upper() + title[1:]}</h2>{''.join(parts)}"
+
+
+def image(figure: Figure, file: Path) -> str:
     """The figure as an inline picture; it is also written to `file`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
@@ -72,151 +83,114 @@ def _image(figure, file: Path) -> str:
     return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def figures(result: dict, entries: Sequence[Entry]) -> dict:
-    """The plots, by name, as matplotlib figures."""
-    from matplotlib.figure import Figure
+def plots(figures: dict[str, Figure], folder: Path) -> str:
+    """A section for each figure, under its name; each is also a file of the folder."""
+    return "".join(section(name, image(figure, folder / f"{name.replace(' ', '-')}.png")) for name, figure in figures.items())
 
-    rows = result["rows"]
-    series: dict[str, list[dict]] = {}
+
+def learned(entries: Sequence[Entry]) -> str:
+    """The section with the numbers of every learned sampler, folded."""
+    folded = []
+    for e in entries:
+        if e.sampler.startswith(LEARNED):
+            listed = {k: [round(float(x), 4) for x in np.asarray(v)] for k, v in vars(e.student).items()}
+            folded.append(f"<details><summary>{html.escape(e.sampler)}, NFE {e.nfe}</summary><pre>{html.escape(json.dumps(listed, indent=1))}</pre></details>")
+    return section("Learned numbers", *folded)
+
+
+def samples(texts: dict[str, list[str]]) -> str:
+    """The section of samples, as text, by the name of what they are."""
+    return section("Samples", *(f"<h3>{html.escape(name)}</h3>" + "".join(f"<div class=text>{html.escape(line)}</div>" for line in lines) for name, lines in texts.items()))
+
+
+def origin(result: dict) -> str:
+    """The sections that say how the run was made: seconds by stage; config, seeds and versions."""
+    made = html.escape(json.dumps({"config": result["config"], "versions": result["versions"]}, indent=1))
+    return section("Time", table([{"stage": k, "seconds": v} for k, v in result["seconds"].items()])) + section("Config, seeds and versions", f"<pre>{made}</pre>")
+
+
+def page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Write the parts under the title as one HTML file, replaced in one move."""
+    title = html.escape(title)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>")
+    temporary.replace(path)
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------------- figures
+def series(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Rows by sampler and grid, each by NFE."""
+    found: dict[str, list[dict]] = {}
     for row in rows:
-        series.setdefault(f"{row['sampler']}, {row['grid']}", []).append(row)
-    made = {}
+        found.setdefault(f"{row['sampler']}, {row['grid']}", []).append(row)
+    return {name: sorted(points, key=lambda r: r["nfe"]) for name, points in found.items()}
 
-    figure = Figure(figsize=(11, 4.2))
-    left, right = figure.subplots(1, 2)
-    for name, points in series.items():
-        points = sorted(points, key=lambda r: r["nfe"])
-        if len(points) > 1 and " T = " not in name:
-            x = [p["nfe"] for p in points]
-            middle = np.array([p["judge_bits"] for p in points])
-            band = np.abs(np.array([p["judge_bits_interval"] for p in points]).T - middle)
-            left.errorbar(x, middle, yerr=band, marker="o", capsize=2, label=name)
-            right.plot(x, [p["entropy_4"] for p in points], marker="o", label=name)
-    teacher = rows[0]
-    left.axhline(teacher["judge_bits"], color="black", ls="--", label=f"teacher, NFE {teacher['nfe']}")
-    right.axhline(teacher["entropy_4"], color="black", ls="--")
-    for axis, title in ((left, "judge bits a character (lower: likelier)"), (right, "4-gram entropy, bits (higher: more diverse)")):
+
+def against_nfe(rows: Sequence[dict], panels: dict[str, str]) -> Figure:
+    """One panel a field (field -> title), a line for each sampler with more than one NFE; the first panel has intervals and the legend. The first row,
+    the teacher, is a dashed line."""
+    figure = Figure(figsize=(5.5 * len(panels), 4.2))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (field, title) in zip(axes, panels.items()):
+        for name, points in series(rows).items():
+            if len(points) > 1 and " T = " not in name:  # the rows of one NFE at several temperatures are no line here
+                middle = np.array([p[field] for p in points])
+                band = np.abs(np.array([p[f"{field}_interval"] for p in points]).T - middle) if axis is axes[0] else None
+                axis.errorbar([p["nfe"] for p in points], middle, yerr=band, marker="o", capsize=2, label=name)
+        axis.axhline(rows[0][field], color="black", ls="--", label=f"teacher, NFE {rows[0]['nfe']}")
         axis.set_xscale("log", base=2)
         axis.set(xlabel="NFE", title=title)
-    left.legend(fontsize=7)
-    made["quality against NFE"] = figure
+    axes[0].legend(fontsize=7)
+    return figure
 
-    figure = Figure(figsize=(7, 4.6))
-    axis = figure.subplots()
-    for name, points in series.items():
-        for p in points:
-            axis.annotate(str(p["nfe"]), (p["entropy_4"], p["judge_bits"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axis.plot([p["entropy_4"] for p in points], [p["judge_bits"] for p in points], "o", ms=4, label=name)
-    for text in result["judge_order"][:1]:
-        axis.plot(text["entropy_4"], text["judge_bits"], "k*", ms=11, label=text["text"])
-    axis.set(xlabel="4-gram entropy of the samples, bits", ylabel="judge bits a character", title="quality against entropy: lower right is better")
-    axis.legend(fontsize=6, bbox_to_anchor=(1.01, 1), loc="upper left")
-    made["quality against entropy"] = figure
 
-    figure = Figure(figsize=(11, 4))
-    left, right = figure.subplots(1, 2)
-    if profile := result["profile"]:
-        left.plot(profile["rates"], profile["bits"], marker=".")
-        left.set(xlabel="mask rate m", ylabel="bits a masked character", title=f"CE(m); its integral, the NELBO: {profile['nelbo_bits']:.3f} bits")
-    for name in [k for k in result["bounds"][0] if k != "nfe"]:
-        points = [(b["nfe"], b[name]) for b in result["bounds"] if name in b]
-        right.plot(*zip(*points), marker="o", label=name)
-    right.set_xscale("log", base=2)
-    right.set_yscale("log")
-    right.set(xlabel="NFE", title="path KL over the NELBO, bits a character")
-    right.legend(fontsize=7)
-    made["cost profile and what a schedule can gain"] = figure
-
-    learned = [e for e in entries if e.sampler.startswith("LSD") and "T " not in e.sampler]
+def learned_numbers(entries: Sequence[Entry]) -> Figure:
+    """Times and coefficients of the learned samplers, those at a temperature of their own left out."""
     figure = Figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
-    for e in learned:
-        position = np.arange(e.nfe + 1) / e.nfe
-        left.plot(position, np.asarray(e.student.times), marker=".", label=f"{e.sampler}, NFE {e.nfe}")
-        right.plot(position[:-1], np.asarray(e.student.coefficients), marker=".")
+    for e in entries:
+        if e.sampler.startswith(LEARNED) and "T " not in e.sampler:
+            position = np.arange(e.student.count + 1) / e.student.count
+            left.plot(position, np.asarray(e.student.times), marker=".", label=f"{e.sampler}, NFE {e.nfe}")
+            right.plot(position[:-1], np.asarray(e.student.coefficients), marker=".")
     left.plot([0, 1], [1, 0], "k:")
     left.set(xlabel="step / M", title="times")
     right.set(xlabel="step / M", title="coefficients")
     left.legend(fontsize=6)
-    made["learned times and coefficients"] = figure
-    return made
+    return figure
 
 
-def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, list[str]]) -> None:
-    """The report as one HTML file, replaced in one move; its plots also as files in plots/ beside it."""
-    part = []
-    add = part.append
-    distillation, networks = result["distillation"], result["networks"]
-    add(f"<h1>{html.escape(result['name'])}</h1>")
-    for name, facts in networks.items():
-        add(f"<p class=note>{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a character on held-out text.</p>")
-    add(
-        f"<p>All students were distilled in {distillation['all_students_seconds']:.1f} s, compilation included; one teacher sampling run of this batch took "
-        f"{distillation['one_teacher_run_seconds']:.1f} s (ratio {distillation['ratio']:.2f}). Default objective: path KL with the coefficient on the score; the others stand beside it.</p>"
-    )
-    add("<h2>Samplers</h2>" + table(result["rows"], COLUMNS))
-    add("<p class=note>Intervals: 95 %, bootstrap over samples. Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only.</p>")
-    plots = figures(result, entries)
-    for name, figure in plots.items():
-        add(f"<h2>{name[0].upper() + name[1:]}</h2>" + _image(figure, path.parent / "plots" / f"{name.replace(' ', '-')}.png"))
-    add("<h2>What a schedule can gain on this teacher</h2><p class=note>Path KL over its limit for many steps, bits a character. The dynamic programme is exact: no schedule does better.</p>")
-    columns = {key: key for bound in result["bounds"] for key in bound}
-    add(table(result["bounds"], columns))
-    if result["claims"]:
-        add("<h2>The claim: at equal entropy, half the calls</h2><p class=note>Equal entropy: 4-gram entropy within 2 %.</p>" + table(result["claims"]))
-    if result["tuning"]:
-        add("<h2>Tuning reveal order and temperature under the entropy constraint</h2>" + table(result["tuning"]))
-    add("<h2>Does the judge order texts as it should?</h2>" + table(result["judge_order"]))
-    add("<h2>Learned numbers</h2>")
-    for e in entries:
-        if e.sampler.startswith("LSD"):
-            listed = {k: [round(float(x), 4) for x in np.asarray(v)] for k, v in vars(e.student).items()}
-            add(f"<details><summary>{html.escape(e.sampler)}, NFE {e.nfe}</summary><pre>{html.escape(json.dumps(listed, indent=1))}</pre></details>")
-    add("<h2>Samples</h2>")
-    for name, lines in texts.items():
-        add(f"<h3>{html.escape(name)}</h3>" + "".join(f"<div class=text>{html.escape(line)}</div>" for line in lines))
-    add("<h2>Time</h2>" + table([{"stage": k, "seconds": v} for k, v in result["seconds"].items()]))
-    add(f"<h2>Config, seeds and versions</h2><pre>{html.escape(json.dumps({'config': result['config'], 'versions': result['versions']}, indent=1))}</pre>")
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(result['name'])}</title><style>{STYLE}</style>{''.join(part)}</html>"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page)
-    temporary.replace(path)
-
-
-def summary(result: dict) -> str:
+# ---------------------------------------------------------------------------------------------------------------------------------- tables as text
+def summary(rows: Sequence[dict], fields: Sequence[str]) -> str:
     """The table as text, for the terminal."""
-    keys = ("judge_bits", "entropy_1", "entropy_4", "words", "seconds")
-    head = f"{'sampler':48}{'grid':10}{'NFE':>5}" + "".join(f"{k:>12}" for k in keys)
-    lines = [f"{r['sampler']:48}{r['grid']:10}{r['nfe']:>5}" + "".join(f"{r[k]:>12.3f}" for k in keys) for r in result["rows"]]
-    d = result["distillation"]
-    tail = f"all students distilled in {d['all_students_seconds']:.1f} s; one teacher run of this batch: {d['one_teacher_run_seconds']:.1f} s"
-    return "\n".join([head, *lines, tail])
+    head = f"{'sampler':48}{'grid':10}{'NFE':>5}" + "".join(f"{k:>12}" for k in fields)
+    return "\n".join([head, *(f"{r['sampler']:48}{r['grid']:10}{r['nfe']:>5}" + "".join(f"{r[k]:>12.3f}" for k in fields) for r in rows)])
 
 
-def markdown(rows: Sequence[dict]) -> str:
-    """The table as Markdown, the judge's figure with its interval."""
-    lines = ["| sampler | grid | NFE | judge bits/char | unigram entropy | 4-gram entropy | words known | distinct 4-grams | time / NFE calls |", "|---|---|---|---|---|---|---|---|---|"]
-    for r in rows:
-        low, high = r["judge_bits_interval"]
-        figures = f"{r['judge_bits']:.3f} ({low:.3f} to {high:.3f}) | {r['entropy_1']:.3f} | {r['entropy_4']:.3f} | {r['words']:.3f} | {r['distinct_4']:.3f} | {r['ratio_to_network_calls']:.2f}"
-        lines.append(f"| {r['sampler']} | {r['grid']} | {r['nfe']} | {figures} |")
+def markdown(rows: Sequence[dict], columns: dict[str, str], headline: Sequence[str]) -> str:
+    """The table as Markdown, the first headline figure with its interval."""
+    lines = [f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cell(r.get(k, '')) + (_interval(r, k, ' ({} to {})') if k == headline[0] else '') for k in columns)} |" for r in rows]
     return "\n".join(lines)
 
 
-def by_nfe(rows: Sequence[dict]) -> str:
-    """One line a sampler, one column an NFE: judge bits (4-gram entropy), as Markdown."""
+def by_nfe(rows: Sequence[dict], columns: dict[str, str], headline: Sequence[str]) -> str:
+    """One line a sampler, one column an NFE, as Markdown: the first headline figure, in brackets the second, if there is one."""
     calls = sorted({r["nfe"] for r in rows})
-    lines = [f"| judge bits/char (4-gram entropy, bits) | {' | '.join(f'NFE {n}' for n in calls)} |", "|---" * (len(calls) + 1) + "|"]
-    for name in dict.fromkeys((r["sampler"], r["grid"]) for r in rows):
-        cells = {r["nfe"]: f"{r['judge_bits']:.3f} ({r['entropy_4']:.2f})" for r in rows if (r["sampler"], r["grid"]) == name}
-        lines.append(f"| {name[0]}, {name[1]} | {' | '.join(cells.get(n, '') for n in calls)} |")
+    joined = lambda first, rest: f"{first} ({rest[0]})" if rest else first
+    title = joined(columns[headline[0]], [columns[k] for k in headline[1:]])
+    lines = [f"| {title} | {' | '.join(f'NFE {n}' for n in calls)} |", "|---" * (len(calls) + 1) + "|"]
+    for name, points in series(rows).items():
+        cells = {r["nfe"]: joined(f"{r[headline[0]]:.3f}", [f"{r[k]:.2f}" for k in headline[1:]]) for r in points}
+        lines.append(f"| {name} | {' | '.join(cells.get(n, '') for n in calls)} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    import sys
+    from jddd import text_report  # runs made before metrics.json named its columns are runs on text
 
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "metrics.json").is_file():
         sys.exit("usage: python -m jddd.report RUN, the folder of a finished run (with metrics.json)")
-    found = json.loads((Path(sys.argv[1]) / "metrics.json").read_text())["rows"]
-    print(by_nfe(found), markdown(found), sep="\n\n")
+    found = json.loads((Path(sys.argv[1]) / "metrics.json").read_text())
+    shown = found.get("columns", text_report.COLUMNS), found.get("headline", text_report.HEADLINE)
+    print(by_nfe(found["rows"], *shown), markdown(found["rows"], *shown), sep="\n\n")

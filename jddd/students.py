@@ -17,10 +17,10 @@ from tqdm import tqdm
 from jddd import grids, processes, sampling, solvers
 from jddd.distill import lsd, segments
 from jddd.distill import profile as profiles
-from jddd.evaluate import Bench
 from jddd.pretrain import BITS
 from jddd.runs import Entry
 from jddd.sampling import Student
+from jddd.types import Denoiser, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +75,12 @@ class Distilled(NamedTuple):
     profile: dict  # the measured curve, for the report; empty for a process without a mask
 
 
-def measure_costs(bench: Bench, windows: np.ndarray, seed: int, most: int):
+def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denoiser, process, params: Params):
     """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
     all, else a table of segments. The spread table has a point for each half step of the longest student, `most` calls."""
-    network, params = bench.teacher.network, bench.teacher.params
-    options = dict(denoiser=network.denoiser, process=network.process)
+    options = dict(denoiser=denoiser, process=process)
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
-    if isinstance(network.process, processes.Absorbing):
+    if isinstance(process, processes.Absorbing):
         profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates(), **options))
         key_spread = jax.random.fold_in(jax.random.key(seed), 3)
         spread = segments.measure_spread(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=2 * most + 1, **options)
@@ -95,13 +94,11 @@ def measure_costs(bench: Bench, windows: np.ndarray, seed: int, most: int):
     return table, None
 
 
-def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig, stages: Stages) -> Distilled:
-    """Measure what steps cost on this teacher, and learn every student of the table."""
-    network, params = bench.teacher.network, bench.teacher.params
-    process = network.process
-    options = dict(process=process, params=params, denoiser=network.denoiser)
+def distil_all(windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig, stages: Stages, *, denoiser: Denoiser, process, params: Params) -> Distilled:
+    """Measure what steps cost on a teacher, with windows (N, L) of its data, N a multiple of 32, and learn every student of the table."""
+    options = dict(denoiser=denoiser, process=process, params=params)
     with stages("measure the teacher's costs"):
-        measured, spread = measure_costs(bench, windows, sizes.seed, max(sizes.nfe))
+        measured, spread = measure_costs(windows, sizes.seed, max(sizes.nfe), **options)
         spread_cost = (jax.jit(segments.path_cost), spread)
         reference = measured("tweedie", "score")
     if isinstance(reference, profiles.Profile):
@@ -158,7 +155,7 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
             bounds.append(bound)
     paper = dataclasses.replace(settings, objective="paper", noise="independent", learn_times=True)
     paper_nfe = sizes.nfe if settings.objective == "paper" else sizes.extra_nfe
-    shape = (min(settings.batch, sizes.samples), bench.length)
+    shape = (min(settings.batch, sizes.samples), windows.shape[1])
     papers = [
         ("LSD paper Eq. 6 (Euler)", "uniform", dataclasses.replace(paper, learn_times=False)),
         ("LSD+ paper Eq. 8 (Euler)", "learned", paper),
@@ -171,7 +168,7 @@ def distil_all(bench: Bench, windows: np.ndarray, settings: lsd.LSDConfig, sizes
     if paper_nfe:
         with stages("distil: the paper's objectives"):
             chains = {
-                noise: lsd.teacher_chain(jax.random.key(sizes.seed + 2), params, shape, denoiser=network.denoiser, process=network.process, solver="euler", config=dataclasses.replace(paper, noise=noise))
+                noise: lsd.teacher_chain(jax.random.key(sizes.seed + 2), params, shape, denoiser=denoiser, process=process, solver="euler", config=dataclasses.replace(paper, noise=noise))
                 for noise in dict.fromkeys(config.noise for *_, config in papers)
             }
             for nfe in tqdm(paper_nfe, desc="distil (paper)"):

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 def test_metrics_hold_every_row_and_figure(run):
     """Rows for each sampler and NFE; wherever there is a judge's figure its entropies stand beside it."""
     metrics = json.loads((run[0] / "metrics.json").read_text())
-    assert set(metrics) >= {"rows", "config", "versions", "seconds", "bounds", "claims", "judge_order", "distillation"}
+    assert set(metrics) >= {"columns", "headline", "rows", "config", "versions", "seconds", "bounds", "claims", "judge_order", "distillation"}
     names = {(r["sampler"], r["nfe"]) for r in metrics["rows"]}
     for nfe in (4, 8):
         for sampler in ("Euler", "Tweedie", "LSD", "LSD+ (Euler)", "LSD+ (Tweedie)", "Euler, T matched to LSD+"):

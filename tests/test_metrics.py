@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jddd.metrics import sequences
 from jddd.metrics import text as metrics
 from jddd.models import dit
 
@@ -34,8 +35,8 @@ def test_entropy_in_closed_form(counts, bits):
     identities = np.repeat(np.arange(len(counts)), counts)
     shuffled = np.random.default_rng(0).permutation(identities)
     # float64 sums of at most 27 terms of order 1
-    assert metrics.entropy(shuffled) == pytest.approx(bits, abs=1e-12)
-    assert metrics.entropy(np.stack([shuffled, shuffled])) == pytest.approx(bits, abs=1e-12)
+    assert sequences.entropy(shuffled) == pytest.approx(bits, abs=1e-12)
+    assert sequences.entropy(np.stack([shuffled, shuffled])) == pytest.approx(bits, abs=1e-12)
 
 
 @pytest.mark.parametrize("symbols", [3, 27, 50_000], ids=["few", "text8", "past 62 bits"])
@@ -45,7 +46,7 @@ def test_ngrams_are_those_python_counts(symbols, n):
     samples = np.random.default_rng(1).integers(0, symbols, (6, 12))
     samples[3:, 2:9] = samples[:3, 1:8]  # so that even 50,000 symbols repeat
     samples[0, 0] = symbols - 1
-    identities, grams = metrics.ngrams(samples, n), python_grams(samples, n)
+    identities, grams = sequences.ngrams(samples, n), python_grams(samples, n)
     assert identities.shape == (6, 12 - n + 1)
     pairs = {(int(i), g) for row, texts in zip(identities, grams) for i, g in zip(row, texts)}
     flat = [g for row in grams for g in row]
@@ -53,25 +54,25 @@ def test_ngrams_are_those_python_counts(symbols, n):
     assert sorted(set(identities.ravel().tolist())) == list(range(len(pairs)))
     counts = collections.Counter(flat)
     direct = -sum(c / len(flat) * math.log2(c / len(flat)) for c in counts.values())
-    assert metrics.entropy(identities) == pytest.approx(direct, abs=1e-12)  # float64 sums of fewer than 100 terms
-    assert metrics.distinct(identities) == pytest.approx(len(counts) / len(flat), abs=1e-15)  # one float64 division
+    assert sequences.entropy(identities) == pytest.approx(direct, abs=1e-12)  # float64 sums of fewer than 100 terms
+    assert sequences.distinct(identities) == pytest.approx(len(counts) / len(flat), abs=1e-15)  # one float64 division
 
 
 def test_ngrams_of_large_alphabets_do_not_collide():
     """2^20 symbols: as a number of base 2^20 the last symbol of a 4-gram would be kept modulo 16 in 64 bits, and these three would be two."""
-    assert len(np.unique(metrics.ngrams(np.array([[1, 2, 3, 4], [1, 2, 3, 20], [0, 0, 0, 2**20 - 1]]), 4))) == 3
+    assert len(np.unique(sequences.ngrams(np.array([[1, 2, 3, 4], [1, 2, 3, 20], [0, 0, 0, 2**20 - 1]]), 4))) == 3
 
 
 def test_ngrams_do_not_cross_rows():
     """The end of one sample and the start of the next make no n-gram."""
-    assert metrics.distinct(metrics.ngrams(np.array([[0, 0], [1, 1]]), 2)) == 1.0
-    assert metrics.entropy(metrics.ngrams(np.array([[0, 0], [1, 1]]), 2)) == 1.0
+    assert sequences.distinct(sequences.ngrams(np.array([[0, 0], [1, 1]]), 2)) == 1.0
+    assert sequences.entropy(sequences.ngrams(np.array([[0, 0], [1, 1]]), 2)) == 1.0
 
 
 @pytest.mark.parametrize(("rows", "share"), [([[0, 0, 0, 0]], 0.25), ([[0, 1, 2, 3]], 1.0), ([[0, 1], [0, 1]], 0.5)])
 def test_distinct(rows, share):
     """Different unigrams over all unigrams."""
-    assert metrics.distinct(metrics.ngrams(np.array(rows), 1)) == share
+    assert sequences.distinct(sequences.ngrams(np.array(rows), 1)) == share
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ words
@@ -126,7 +127,7 @@ def test_bootstrap_covers_a_known_mean():
     covered, widths, runs, n = 0, [], 200, 64
     for run in range(runs):
         values = generator.normal(2.0, 1.0, n)
-        low, high = metrics.bootstrap(lambda index: float(values[index].mean()), n, seed=run)
+        low, high = sequences.bootstrap(lambda index: float(values[index].mean()), n, seed=run)
         covered += low <= 2.0 <= high
         widths.append(high - low)
     # binomial(200, 0.94): standard deviation 3.4, so 4 of them below 188; above, an interval that always covers would be too wide
@@ -138,17 +139,17 @@ def test_bootstrap_is_repeatable_and_ordered():
     """The same seed gives the same interval; a constant statistic has an interval of width zero; a lower level gives a narrower one."""
     values = np.random.default_rng(4).normal(size=50)
     mean = lambda index: float(values[index].mean())
-    assert metrics.bootstrap(mean, 50, seed=1) == metrics.bootstrap(mean, 50, seed=1) != metrics.bootstrap(mean, 50, seed=2)
-    assert metrics.bootstrap(lambda index: 3.5, 50) == (3.5, 3.5)
-    low, high = metrics.bootstrap(mean, 50)
-    inner_low, inner_high = metrics.bootstrap(mean, 50, level=0.5)
+    assert sequences.bootstrap(mean, 50, seed=1) == sequences.bootstrap(mean, 50, seed=1) != sequences.bootstrap(mean, 50, seed=2)
+    assert sequences.bootstrap(lambda index: 3.5, 50) == (3.5, 3.5)
+    low, high = sequences.bootstrap(mean, 50)
+    inner_low, inner_high = sequences.bootstrap(mean, 50, level=0.5)
     assert low < inner_low < inner_high < high
 
 
 def test_jackknife_of_a_mean_is_the_standard_error():
     """For a mean over blocks of one row the jackknife is the textbook interval, mean -+ 1.96 s / sqrt(n)."""
     values = np.random.default_rng(5).normal(size=16)
-    low, high = metrics.jackknife(lambda index: float(values[index].mean()), 16)
+    low, high = sequences.jackknife(lambda index: float(values[index].mean()), 16)
     error = values.std(ddof=1) / 4
     np.testing.assert_allclose([low, high], [values.mean() - 1.96 * error, values.mean() + 1.96 * error], rtol=1e-10)  # float64
 
@@ -164,9 +165,9 @@ def test_intervals_hold_the_figures():
     for name in ("judge_bits", "words", "entropy_1", "entropy_4"):
         low, high = figures[f"{name}_interval"]
         assert low < figures[name] < high, name
-    four = metrics.ngrams(samples, 4)
-    _, resampled_high = metrics.bootstrap(lambda index: metrics.entropy(four[index]), 24, repeats=50)
+    four = sequences.ngrams(samples, 4)
+    _, resampled_high = sequences.bootstrap(lambda index: sequences.entropy(four[index]), 24, repeats=50)
     assert resampled_high < figures["entropy_4"]
     assert figures["judge_bits"] == pytest.approx(bits.mean(), rel=1e-12)  # the same float64 mean
-    assert figures["entropy_1"] == metrics.entropy(samples) and figures["distinct_4"] == metrics.distinct(four)
+    assert figures["entropy_1"] == sequences.entropy(samples) and figures["distinct_4"] == sequences.distinct(four)
     assert 0.4 < figures["words"] < 1.0  # half of the samples gave the vocabulary

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jddd import build, pretrain, pretrained
-from jddd.evaluate import Bench
 from jddd.experiment import judge_order
+from jddd.metrics.text import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,10 @@ def test_shipped_networks_reach_their_stated_bits(name, test_windows):
     assert 1.0 < stated < 4.0  # below the order-0 entropy of the text, 4.08 bits
 
 
-def test_judge_orders_texts(test_windows, tmp_path):
+def test_judge_orders_texts(test_windows):
     """Held-out text < text with its words shuffled < random letters, each with its entropy beside it."""
-    judge, teacher = pretrained.load("judge_text"), pretrained.load("teacher_text")
-    bench = Bench(teacher, judge, frozenset(), 64, 64, 0, "high", 10, tmp_path)
-    rows = judge_order(bench, test_windows[:64], test_windows[64:128], test_windows[128:192], "other held-out text")
+    scorer = Scorer(pretrained.load("judge_text"), frozenset(), 10)
+    rows = judge_order(scorer, test_windows[:64], test_windows[64:128], test_windows[128:192], "other held-out text", 0)
     bits = {r["text"]: r["judge_bits"] for r in rows}
     assert bits["held-out text"] < bits["held-out text, words shuffled"] < bits["random letters"]
     assert all(0 < r["entropy_1"] < np.log2(28) and r["entropy_4"] > r["entropy_1"] for r in rows)

@@ -1,40 +1,17 @@
-"""What samples of text are worth: n-gram entropies, spelled words, distinct n-grams, a judge's code length, with bootstrap intervals."""
+"""What samples of text are worth: a judge's code length, spelled words, and the entropies to read them beside."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jddd import losses
+from jddd import losses, pretrained
+from jddd.metrics.sequences import bootstrap, distinct, entropy, jackknife, ngrams
 from jddd.types import Denoiser
-
-
-def ngrams(samples: np.ndarray, n: int) -> np.ndarray:
-    """Identity of every n-gram of samples (N, L) within a row, (N, L - n + 1), numbered 0, 1, ... in no particular order."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(samples, np.int64), n, axis=1)
-    base = int(samples.max()) + 1
-    if base**n < 2**62:
-        flat = (windows * base ** np.arange(n)).sum(-1)
-    else:
-        flat = np.unique(windows.reshape(-1, n), axis=0, return_inverse=True)[1].reshape(windows.shape[:2])
-    return np.unique(flat, return_inverse=True)[1].reshape(windows.shape[:2])
-
-
-def entropy(identities: np.ndarray) -> float:
-    """Entropy in bits of the empirical distribution of n-gram identities (any shape), pooled; biased low by about (K - 1) / (2 n ln 2),
-    so compare equal sample counts only."""
-    counts = np.bincount(np.ravel(identities))
-    p = counts[counts > 0] / counts.sum()
-    return float(-(p * np.log2(p)).sum())
-
-
-def distinct(identities: np.ndarray) -> float:
-    """Distinct n-grams over all n-grams."""
-    return len(np.unique(identities)) / identities.size
 
 
 def whole_words(text: str) -> list[str]:
@@ -67,13 +44,6 @@ def judge_bits(params, samples: np.ndarray, *, denoiser: Denoiser, start_id: int
     return total / samples.shape[1]
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], rows: int, *, seed: int = 0, repeats: int = 200, level: float = 0.95) -> tuple[float, float]:
-    """Interval of statistic(index (rows,)) over resampled rows."""
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(0, rows, rows)) for _ in range(repeats)]
-    return tuple(float(v) for v in np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2]))
-
-
 def score(samples: np.ndarray, bits: np.ndarray, texts: list[str], vocabulary: frozenset[str], *, repeats: int = 200) -> dict[str, float | list[float]]:
     """All figures of samples (N, L) with the judge's bits (N,): judge_bits and, beside it, entropy_1 and entropy_4 in bits, words, distinct_4;
     judge_bits_error, its standard error; intervals (95 %) under the
@@ -98,11 +68,19 @@ def score(samples: np.ndarray, bits: np.ndarray, texts: list[str], vocabulary: f
     return result
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], rows: int, blocks: int = 16) -> tuple[float, float]:
-    """95 % interval of a plug-in statistic by leaving out one of `blocks` blocks of rows at a time."""
-    blocks = min(blocks, rows)
-    groups = np.array_split(np.arange(rows), blocks)
-    full = statistic(np.arange(rows))
-    values = np.array([statistic(np.setdiff1d(np.arange(rows), group)) for group in groups])
-    error = float(np.sqrt((blocks - 1) / blocks * ((values - values.mean()) ** 2).sum()))
-    return full - 1.96 * error, full + 1.96 * error
+class Scorer(NamedTuple):
+    """Scores samples of text, a Bench's `score`. vocabulary: the words of the training text; repeats: resamples of a bootstrap interval."""
+
+    judge: pretrained.Pretrained
+    vocabulary: frozenset[str]
+    repeats: int
+
+    def bits(self, samples: np.ndarray) -> np.ndarray:
+        """The judge's bits a symbol of each sample, (N,)."""
+        network = self.judge.network
+        return judge_bits(self.judge.params, samples, denoiser=network.denoiser, start_id=network.tokenizer.size, length=network.length)
+
+    def __call__(self, samples: np.ndarray) -> dict:
+        """All figures of samples (N, L), see `score`."""
+        texts = [self.judge.network.tokenizer.decode(row) for row in samples]
+        return score(samples, self.bits(samples), texts, self.vocabulary, repeats=self.repeats)

@@ -1,0 +1,93 @@
+"""The report of a run on text: its columns, its plots and its page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from jddd import report
+from jddd.runs import Entry
+
+COLUMNS = {
+    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "judge_bits": "judge bits/char", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
+    "words": "words known", "distinct_4": "distinct 4-grams", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
+}  # fmt: skip
+HEADLINE = ["judge_bits", "entropy_4"]
+
+
+def _quality_entropy(result: dict) -> Figure:
+    figure = Figure(figsize=(7, 4.6))
+    axis = figure.subplots()
+    for name, points in report.series(result["rows"]).items():
+        for p in points:
+            axis.annotate(str(p["nfe"]), (p["entropy_4"], p["judge_bits"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axis.plot([p["entropy_4"] for p in points], [p["judge_bits"] for p in points], "o", ms=4, label=name)
+    for text in result["judge_order"][:1]:
+        axis.plot(text["entropy_4"], text["judge_bits"], "k*", ms=11, label=text["text"])
+    axis.set(xlabel="4-gram entropy of the samples, bits", ylabel="judge bits a character", title="quality against entropy: lower right is better")
+    axis.legend(fontsize=6, bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure
+
+
+def _costs(result: dict) -> Figure:
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
+    if profile := result["profile"]:
+        left.plot(profile["rates"], profile["bits"], marker=".")
+        left.set(xlabel="mask rate m", ylabel="bits a masked character", title=f"CE(m); its integral, the NELBO: {profile['nelbo_bits']:.3f} bits")
+    for name in [k for k in result["bounds"][0] if k != "nfe"]:
+        points = [(b["nfe"], b[name]) for b in result["bounds"] if name in b]
+        right.plot(*zip(*points), marker="o", label=name)
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.set(xlabel="NFE", title="path KL over the NELBO, bits a character")
+    right.legend(fontsize=7)
+    return figure
+
+
+def figures(result: dict, entries: Sequence[Entry]) -> dict[str, Figure]:
+    """The plots, by name."""
+    panels = {"judge_bits": "judge bits a character (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
+    return {
+        "quality against NFE": report.against_nfe(result["rows"], panels),
+        "quality against entropy": _quality_entropy(result),
+        "cost profile and what a schedule can gain": _costs(result),
+        "learned times and coefficients": report.learned_numbers(entries),
+    }
+
+
+def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, list[str]]) -> None:
+    """The page of a result (what metrics.json holds); its plots also as files in plots/ beside it."""
+    distillation = result["distillation"]
+    parts = [
+        report.note(
+            f"{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a character on held-out text."
+        )
+        for name, facts in result["networks"].items()
+    ]
+    parts += [
+        f"<p>All students were distilled in {distillation['all_students_seconds']:.1f} s, compilation included; one teacher sampling run of this batch took "
+        f"{distillation['one_teacher_run_seconds']:.1f} s (ratio {distillation['ratio']:.2f}). Default objective: path KL with the coefficient on the score; the others stand beside it.</p>",
+        report.section("Samplers", report.table(result["rows"], result["columns"])),
+        report.note(
+            "Intervals: 95 %, bootstrap over samples. Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only."
+        ),
+        report.plots(figures(result, entries), path.parent / "plots"),
+    ]
+    about = report.note("Path KL over its limit for many steps, bits a character. The dynamic programme is exact: no schedule does better.")
+    parts.append(report.section("What a schedule can gain on this teacher", about, report.table(result["bounds"], {key: key for bound in result["bounds"] for key in bound})))
+    if result["claims"]:
+        parts.append(report.section("The claim: at equal entropy, half the calls", report.note("Equal entropy: 4-gram entropy within 2 %."), report.table(result["claims"])))
+    if result["tuning"]:
+        parts.append(report.section("Tuning reveal order and temperature under the entropy constraint", report.table(result["tuning"])))
+    parts.append(report.section("Does the judge order texts as it should?", report.table(result["judge_order"])))
+    report.page(path, result["name"], [*parts, report.learned(entries), report.samples(texts), report.origin(result)])
+
+
+def summary(result: dict) -> str:
+    """The table as text, for the terminal, and how long learning took."""
+    d = result["distillation"]
+    tail = f"all students distilled in {d['all_students_seconds']:.1f} s; one teacher run of this batch: {d['one_teacher_run_seconds']:.1f} s"
+    return report.summary(result["rows"], ("judge_bits", "entropy_1", "entropy_4", "words", "seconds")) + "\n" + tail
