@@ -83,17 +83,19 @@ def absorbing_step(
     precision: str = "high",
     reveal: str = "independent",
     count: Int[Array, "b"] | None = None,
+    at: Float[Array, "b"] | None = None,
 ) -> Int[Array, "b l"]:
     """x_s of the absorbing process: a masked site is revealed when its threshold, uniform on [0, 1), is at least 1 - (its reveal probability).
 
-    step.t is a scalar, or with 'first_hitting' one time a row. chunk > 0: the head and the draw run on that many sites at a time, and only on sites
+    chunk > 0: the head and the draw run on that many sites at a time, and only on sites
     whose threshold allows a reveal; the law, and for equal keys the sample, is that of chunk = 0. The reveals of ORDERED rank all sites, so chunk is
-    not used; count (B,): how many of a row are revealed by 'counted' and 'first_hitting'. step.remask (ReMDM, Wang et al. 2025, here in the form of
+    not used; count (B,): how many of a row are revealed by 'counted' and 'first_hitting'; at (B,): each row's
+    own time in the place of step.t. step.remask (ReMDM, Wang et al. 2025, here in the form of
     psi-samplers): that share of the step draws x_s by noising a draw of x_0 afresh, which masks clean sites again; 'independent' only.
     """
     key_symbol, key_order = jax.random.split(key)
     size, masked = x_t.size, process.noised(x_t)
-    hidden = denoise.features(x_t, step.t)
+    hidden = denoise.features(x_t, step.t if at is None else at)
     amplitude = log_amplitude(process, step, solver, form)
     flat = lambda array: array.reshape(size, *array.shape[2:])
     x, thresholds = flat(x_t), flat(threshold)

@@ -134,7 +134,7 @@ def sample(
 
     def fast_step(key, key_threshold, x, carry, step):
         """carry: of 'coupled' and 'spread' the thresholds (B, L), of 'counted' the share of sites still masked, of 'first_hitting' the mask rate (B,)."""
-        threshold, number = jnp.zeros(()), None
+        threshold, number, at = jnp.zeros(()), None, None
         left = 1 - jnp.where(step.last, 1.0, absorbing.reveal_probability(absorbing.log_amplitude(process, step, solver, form), solver))
         if kept:  # what is left of a threshold, given that it was not reached, is uniform again
             threshold, carry = carry, carry / jnp.maximum(left, jnp.finfo(left.dtype).tiny)
@@ -144,10 +144,10 @@ def sample(
         elif reveal == "first_hitting":
             n = process.noised(x).sum(-1)
             carry = carry * jax.random.uniform(key_threshold, shape[:1]) ** (1 / jnp.maximum(n, 1))
-            step, number = step._replace(t=process.schedule.inverse(1 - carry)), jnp.ones_like(n)
+            at, number = process.schedule.inverse(1 - carry), jnp.ones_like(n)
         else:
             threshold = jax.random.uniform(key_threshold, shape)
-        new = absorbing.absorbing_step(key, x, jnp.broadcast_to(threshold, shape), step, denoise, chunk=chunk, reveal=reveal, count=number, **options)
+        new = absorbing.absorbing_step(key, x, jnp.broadcast_to(threshold, shape), step, denoise, chunk=chunk, reveal=reveal, count=number, at=at, **options)
         return new, carry
 
     def body(carry, inputs):

@@ -1,0 +1,95 @@
+"""The exact law of a sampler's output on small data: propagated through every step over all S^L states, nothing is sampled.
+
+Costs N^2 for N = S^L states and a solver of one call, N^3 for one of two calls; fit for N up to a few thousand, and about 100.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jddd import solvers
+from jddd.sampling import Student
+from jddd.types import BoundDenoiser, Scalar
+
+
+def configurations(states: int, length: int) -> Int[Array, "n l"]:
+    """All S^L states; the last site runs fastest."""
+    return jnp.asarray(np.stack(np.unravel_index(np.arange(states**length), (states,) * length), -1), jnp.int32)
+
+
+def product(sites: Float[Array, "l s"]) -> Float[Array, "n"]:
+    """The law on all S^L states of independent sites."""
+    return functools.reduce(lambda law, site: (law[:, None] * site[None]).reshape(-1), sites)
+
+
+def marginal(law_0: Float[Array, "k"], length: int, t, process) -> Float[Array, "n"]:
+    """The law of x_t over S^L states, when x_0 has law_0 over the V^L configurations of data."""
+    single = process.noise(jnp.eye(process.symbols, process.states), t)  # (V, S)
+    law = law_0.reshape((process.symbols,) * length)
+    for _ in range(length):  # each round moves the first axis to the back, noised
+        law = jnp.tensordot(law, single, axes=(0, 0))
+    return law.ravel()
+
+
+def step(law: Float[Array, "n"], numbers: solvers.Step, denoise: BoundDenoiser, length: int, *, process, solver: str = "tweedie", form: str = "score", theta: float = 0.5, batch: int = 256) -> Float[Array, "n"]:
+    """The law after one step of a sampler that reveals independently."""
+    states = configurations(process.states, length)
+    options = dict(process=process, solver=solver, form=form, theta=theta)
+
+    def log_p(x, stage):
+        x = x.reshape(-1, length)
+        return jnp.concatenate([solvers.temper(denoise(x[i : i + 4096], solvers.stages(solver, theta)[stage].time(numbers)), numbers.temperature) for i in range(0, len(x), 4096)])
+
+    first = log_p(states, 0)
+
+    def after_first(inputs):
+        x, log_p, weight = inputs
+        return weight * product(solvers.stage_law(log_p, (x,), (), numbers, 0, **options)[0])
+
+    if solver in solvers.ONE_CALL:
+        spread = lambda inputs: jax.vmap(after_first)(inputs).sum(0)
+        size = min(batch, len(states))
+        padded = jax.tree.map(lambda a: jnp.pad(a, [(0, -len(a) % size)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, size, *a.shape[1:]), (states, first, law))
+        return jax.lax.map(spread, padded).sum(0)
+    second = log_p(states, 1)
+
+    def after_both(inputs):
+        x, log_p, weight = inputs
+        middle, scores = solvers.stage_law(log_p, (x,), (), numbers, 0, **options)
+        then = lambda y, log_q, weight: weight * product(solvers.stage_law(log_q, (x, y), scores, numbers, 1, **options)[0])
+        both = jax.vmap(then)(states, second, product(middle)).sum(0)
+        return weight * jnp.where(numbers.last, product(middle), both)
+
+    return jax.lax.map(after_both, (states, first, law)).sum(0)
+
+
+def sampler(student: Student, denoise: BoundDenoiser, length: int, *, process, start: Float[Array, "n"] | None = None, **options) -> Float[Array, "n"]:
+    """The law of a sampler's output over S^L states; start: the law at the first time, by default the prior's. options: of `step`."""
+    states = configurations(process.states, length)
+    if start is None:
+        prior = process.noise(jnp.zeros((1, process.states)), 1.0)[0]  # what is left of no data at all: the noise itself
+        start = product(jnp.broadcast_to(prior / prior.sum(), (length, process.states)))
+    assert len(start) == len(states)
+    advance = lambda law, numbers: (step(law, numbers, denoise, length, process=process, **options), None)
+    return jax.lax.scan(advance, start, student.steps())[0]
+
+
+def total_variation(p: Float[Array, "n"], q: Float[Array, "n"]) -> Scalar:
+    """Half the L1 distance."""
+    return 0.5 * jnp.abs(p - q).sum()
+
+
+def kl(p: Float[Array, "n"], q: Float[Array, "n"]) -> Scalar:
+    """KL(p || q) in nats; infinite where q misses a state of p."""
+    return jnp.sum(jnp.where(p > 0, p * (jnp.log(jnp.where(p > 0, p, 1.0)) - jnp.log(q)), 0.0))
+
+
+def data_law(law: Float[Array, "n"], length: int, process) -> Float[Array, "k"]:
+    """The part of a law on S^L states that lies on data (no masks), in the order of the V^L configurations."""
+    cut = (slice(0, process.symbols),) * length
+    return law.reshape((process.states,) * length)[cut].ravel()
