@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from jddd import processes, schedules
-from jddd.data import text
+from jddd import processes, schedules, score
+from jddd.data import countdown, text
 from jddd.models import dit
 from jddd.optim import OptimConfig
 from jddd.types import Denoiser
@@ -25,7 +25,8 @@ COUNTS = {  # the fields that must be 1 or more, in whatever section
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """name: 'embedded', 'text8' or 'tfds:NAME'; path: a UTF-8 file instead; tokenizer: 'characters' or a tokenizer.json; length: symbols a window."""
+    """name: 'embedded', 'text8', 'tfds:NAME' or 'countdown'; path: a UTF-8 file instead; tokenizer: 'characters', a tokenizer.json or 'numbers:32';
+    length: symbols a window."""
 
     name: str = "embedded"
     path: str = ""
@@ -58,6 +59,7 @@ class ModelConfig:
     conv: int = 0
     causal: bool = False
     time_conditioning: bool = False
+    scores: bool = False
     dtype: str = "float32"
 
 
@@ -118,27 +120,42 @@ def process(config: ProcessConfig, symbols: int):
 
 
 class Network(NamedTuple):
-    """A network of the DiT family with everything needed to use it. process is None for a judge (causal)."""
+    """A network of the DiT family with everything needed to use it. process is None for a judge (causal); scores: the raw network of a denoiser
+    that learns scores (jddd.score), else None."""
 
     tokenizer: Any
     process: Any
     dit: dit.DiTConfig
     denoiser: Denoiser
     length: int
+    scores: Denoiser | None = None
+
+
+def tokenizer(data: DataConfig):
+    """What turns symbols into something to read."""
+    kind, _, size = data.tokenizer.partition(":")
+    if kind == "numbers":
+        if not size.isdigit():
+            raise ValueError(f"config field data.tokenizer is {data.tokenizer!r}; allowed: 'numbers:' and how many, as in 'numbers:32'")
+        return countdown.Numbers(int(size))
+    return text.tokenizer(data.tokenizer, data.unknown)
 
 
 def network(data: DataConfig, process_config: ProcessConfig | None, model: ModelConfig) -> Network:
     """The denoiser of a process, or (process_config None) a causal judge whose start symbol is V."""
-    tokenizer = text.tokenizer(data.tokenizer, data.unknown)
-    chain = process(process_config, tokenizer.size) if process_config else None
+    symbols = tokenizer(data)
+    chain = process(process_config, symbols.size) if process_config else None
     if model.causal != (chain is None):
         raise ValueError(f"config field model.causal is {model.causal}; allowed: true for a judge, false for a teacher")
-    states = chain.states if chain else tokenizer.size + 1
-    sizes = dit.DiTConfig(states=states, symbols=tokenizer.size, **dataclasses.asdict(model))
-    denoiser = dit.denoiser(sizes)
+    if model.scores and chain is None:
+        raise ValueError("config field model.scores is True; allowed: false for a judge, which has no noise to have scores of")
+    sizes = dit.DiTConfig(states=chain.states if chain else symbols.size + 1, symbols=symbols.size, **dataclasses.asdict(model))
+    denoiser = raw = dit.denoiser(sizes)
+    if model.scores:
+        return Network(symbols, chain, sizes, score.as_denoiser(chain, raw), data.length, raw)
     if isinstance(chain, processes.Uniform):
         denoiser = processes.with_evidence(chain, denoiser)
-    return Network(tokenizer, chain, sizes, denoiser, data.length)
+    return Network(symbols, chain, sizes, denoiser, data.length)
 
 
 def network_from(description: dict) -> Network:
@@ -147,7 +164,12 @@ def network_from(description: dict) -> Network:
     return network(section(DataConfig, description["data"], "data"), process_config, section(ModelConfig, description["model"], "model"))
 
 
-def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus:
+def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus | countdown.Countdown:
+    """The data of a split. Raises ValueError where tokenizer and data do not go together."""
+    if (data.name == "countdown") != isinstance(tokenizer, countdown.Numbers):
+        raise ValueError(f"config fields data.name and data.tokenizer are {data.name!r} and {data.tokenizer!r}; allowed: 'countdown' with 'numbers:N', text with the others")
+    if data.name == "countdown":
+        return countdown.Countdown(tokenizer.size, data.length, split)
     return text.corpus(tokenizer, length=data.length, split=split, name=data.name, path=data.path, cache=data.cache)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from jddd import processes, solvers
 from jddd.types import Denoiser, Params, PRNGKey, bind

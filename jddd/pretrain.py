@@ -1,4 +1,4 @@
-"""Training a teacher (a denoiser) or a judge (autoregressive) on text, and measuring what came out."""
+"""Training a teacher (a denoiser) or a judge (autoregressive), and measuring what came out."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jddd import build, checkpoints, losses, optim, runs, sharding, train
+from jddd import build, checkpoints, losses, optim, runs, score, sharding, train
 from jddd.models import dit
 
 BITS = 1 / math.log(2)
 
 
 def task(network: build.Network, floor: float = 0.0) -> train.Task:
-    """The training task of a network: NELBO of a denoiser, next-symbol cross-entropy of a judge."""
+    """The training task of a network: NELBO of a denoiser, score entropy of a score network, next-symbol cross-entropy of a judge."""
 
     def loss(params, key, x_0, frozen):
         if network.process is None:
             value = losses.autoregressive(params, x_0, denoiser=network.denoiser, start_id=network.tokenizer.size).mean()
+        elif network.scores:
+            value = score.loss(key, params, x_0, process=network.process, network=network.scores).mean()
         else:
             value = losses.nelbo(key, params, x_0, process=network.process, denoiser=network.denoiser, floor=floor).mean()
         return value, {"bits": value * BITS}

@@ -68,8 +68,8 @@ class Absorbing:
         return jnp.where(self.noised(x_t)[..., None], p, jax.nn.one_hot(x_t, self.states, dtype=log_p.dtype))
 
     def noise(self, p: Float[Array, "*b s"], t: Time) -> Float[Array, "*b s"]:
-        """The law of x_t when x_0 has law p (over S states, none on the mask); scalar t."""
-        alpha = self.schedule.alpha(t)
+        """The law of x_t when x_0 has law p (over S states, none on the mask); t is a scalar or broadcasts against p's sites."""
+        alpha = jnp.asarray(self.schedule.alpha(t))[..., None]
         return alpha * p + (1 - alpha) * jax.nn.one_hot(self.mask_id, self.states)
 
     def log_odds(self, t: Time) -> Float[Array, "*b"]:
@@ -149,8 +149,8 @@ class Uniform:
         return jnp.exp(log_p)
 
     def noise(self, p: Float[Array, "*b s"], t: Time) -> Float[Array, "*b s"]:
-        """The law of x_t when x_0 has law p; scalar t."""
-        alpha = self.schedule.alpha(t)
+        """The law of x_t when x_0 has law p; t is a scalar or broadcasts against p's sites."""
+        alpha = jnp.asarray(self.schedule.alpha(t))[..., None]
         return alpha * p + (1 - alpha) / self.states
 
     def log_evidence(self, x_t: Int[Array, "*b"], t: Time) -> Float[Array, "*b v"]:

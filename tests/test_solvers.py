@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_processes import GRAPHS, joint_posterior
 
-from jddd import absorbing, grids, processes, sampling, schedules, solvers
+from jddd import absorbing, grids, processes, remasking, sampling, schedules, solvers
 from jddd.distill import segments
 from jddd.types import BoundDenoiser
 
@@ -192,3 +192,164 @@ def test_bad_samplers_are_refused():
     for options, student, field in cases:
         with pytest.raises(ValueError, match=field):
             sampling.check(student, **{"process": process, "solver": "tweedie", "form": "score", **options})
+
+
+def test_mdlm_last_step_golden(golden):
+    """The noise removal step draws from the posterior at masked sites, and keeps clean ones."""
+    case, process = golden("mdlm_steps"), processes.Absorbing(12, schedules.Linear(1e-3))
+    with jax.enable_x64(True):
+        x_t = jnp.asarray(case["in_xt"])
+        masked = np.asarray(x_t == 12)
+        for t, logits, expected in zip(case["in_t_denoise"], case["in_logits_denoise"], case["out_denoise_probs"]):
+            log_p = jax.nn.log_softmax(jnp.asarray(logits)[..., :12], -1)
+            step = one_step(0.5, 0.0, last=True)._replace(t=jnp.asarray(t), s=jnp.zeros(()))
+            law, _ = solvers.stage_law(log_p, (x_t,), (), step, 0, process=process, solver="tweedie", form="score")
+            np.testing.assert_allclose(np.asarray(law)[masked], expected[masked], rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(np.asarray(law)[~masked], np.eye(13)[np.asarray(x_t)[~masked]])
+
+
+def test_sdtt_steps_golden(golden):
+    """SDTT's analytic and ancestral steps are the tweedie step from the same network output."""
+    case, process = golden("sdtt_steps"), processes.Absorbing(11, schedules.Linear(1e-3))
+    with jax.enable_x64(True):
+        x_t = jnp.asarray(case["in_xt"])
+        masked = np.asarray(x_t == 11)
+        for i, (t, dt) in enumerate(case["in_pairs"]):
+            log_p = jax.nn.log_softmax(jnp.asarray(case["in_logits"][i])[..., :11], -1)
+            np.testing.assert_allclose(np.exp(log_p)[masked], np.exp(case["out_log_p_x0"][i])[masked][:, :11], rtol=1e-9, atol=1e-12)
+            score = process.log_score(log_p, x_t, t)
+            np.testing.assert_allclose(np.exp(score)[masked], case["out_score"][i][masked], rtol=1e-9, atol=1e-9)
+            found = np.asarray(solvers.transition(score, x_t, t, t - dt, process=process, solver="tweedie"))
+            np.testing.assert_allclose(found[masked], case["out_analytic_probs"][i][masked], rtol=1e-9, atol=1e-9)
+            ancestral = case["out_ancestral_unnormalized"][i][masked]
+            np.testing.assert_allclose(found[masked], ancestral / ancestral.sum(-1, keepdims=True), rtol=1e-9, atol=1e-9)
+
+
+class DuoCosine:
+    """The cosine schedule as Duo has it, squeezed by eps: alpha = 1 - cos(pi/2 (1 - (1 - eps) t))."""
+
+    def alpha(self, t):
+        return 1 - jnp.cos(jnp.pi / 2 * (1 - (1 - 1e-3) * t))
+
+    def inverse(self, alpha):
+        return schedules.Cosine().inverse(alpha) / (1 - 1e-3)
+
+
+@pytest.mark.parametrize("schedule,label", [(schedules.Linear(1e-3), "loglinear"), (DuoCosine(), "cosine")])
+@pytest.mark.parametrize("kind", ["uniform", "mask"])
+def test_duo_steps_golden(golden, kind, schedule, label):
+    """Duo's ancestral posterior, its psi step at every kappa (share = 1 - kappa: ReMDM for the masked process) and its last step."""
+    case = golden("duo_steps")
+    process = processes.Uniform(11, schedule) if kind == "uniform" else processes.Absorbing(10, schedule)
+
+    def posterior(logits, x_t, t):
+        """Duo's uniform-state network predicts a site from the others: Bayes' rule adds what the site says of itself (processes.with_evidence)."""
+        if kind == "mask":
+            return jax.nn.log_softmax(logits[..., :10], -1)
+        return jax.nn.log_softmax(logits + process.log_evidence(x_t, jnp.full(x_t.shape, t)), -1)
+
+    with jax.enable_x64(True):
+        x_t = jnp.asarray(case[f"in_xt_{kind}"])
+        np.testing.assert_allclose(schedule.alpha(jnp.asarray(case["in_times"])), case[f"out_alpha_{label}"], rtol=1e-9)
+        for i, (t, dt) in enumerate(case["in_pairs"]):
+            log_p = posterior(jnp.asarray(case["in_logits"][i]), x_t, t)
+            plain = one_step(0.5, 0.0)._replace(t=jnp.asarray(t), s=jnp.asarray(t - dt))
+            law = lambda step: solvers.stage_law(log_p, (x_t,), (), step, 0, process=process, solver="tweedie", form="score")[0]
+            np.testing.assert_allclose(law(plain), case[f"out_{kind}_{label}_posterior"][i], rtol=1e-9, atol=1e-9)
+            for kappa, expected in zip(case["in_kappas"], case[f"out_{kind}_{label}_psi"][i]):
+                np.testing.assert_allclose(law(plain._replace(remask=jnp.asarray(1 - kappa))), expected, rtol=1e-9, atol=1e-9)
+            if kind == "mask":
+                masked = np.asarray(x_t == 10)
+                np.testing.assert_allclose(np.asarray(law(plain))[masked], case[f"out_mask_{label}_analytic"][i][masked], rtol=1e-9, atol=1e-9)
+        t = float(case["in_t_last"])
+        last = one_step(0.5, 0.0, last=True)._replace(t=jnp.asarray(t), s=jnp.zeros(()))
+        log_p = posterior(jnp.asarray(case["in_logits_last"]), x_t, t)
+        found = solvers.stage_law(log_p, (x_t,), (), last, 0, process=process, solver="tweedie", form="score")[0]
+        np.testing.assert_allclose(found, case[f"out_{kind}_{label}_last"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "mask"])
+def test_duo_nelbo_golden(golden, kind):
+    """The continuous-time NELBO of each token, log-linear schedule. (With the cosine one the reference's derivative lacks the factor 1 - eps.)"""
+    case, schedule = golden("duo_steps"), schedules.Linear(1e-3)
+    with jax.enable_x64(True):
+        t, x_0, x_t = (jnp.asarray(case[name]) for name in ("in_t_loss", "in_x0", f"in_xt_{kind}"))
+        logits = jnp.asarray(case["in_logits_loss"])
+        if kind == "mask":
+            process = processes.Absorbing(10, schedule)
+            used = np.asarray((x_t == 10) & (x_0 < 10))  # the mask itself is no datum
+            log_p = jax.nn.log_softmax(logits[..., :10], -1)
+            found = process.nelbo(log_p, jnp.minimum(x_0, 9), x_t, t)
+        else:
+            process, used = processes.Uniform(11, schedule), np.ones(x_0.shape, bool)
+            log_p = jax.nn.log_softmax(logits + process.log_evidence(x_t, jnp.broadcast_to(t[:, None], x_t.shape)), -1)
+            found = process.nelbo(log_p, x_0, x_t, t)
+        np.testing.assert_allclose(np.asarray(found)[used], case[f"out_{kind}_loglinear_nll"][used], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule,label", [(schedules.Linear(1e-3), "loglinear"), (DuoCosine(), "cosine")])
+def test_remasking_schedules_golden(golden, schedule, label):
+    """Duo's kappas are 1 - share; its last entry belongs to the noise removal step, and its entry before that to our last step, which never remasks.
+
+    The reference's 'max-rescale' is eta * min(eta, sigma_max), where ReMDM's paper has eta * sigma_max; ours is the paper's."""
+    case = golden("duo_steps")
+    process = processes.Absorbing(10, schedule)
+    with jax.enable_x64(True):
+        times = jnp.asarray(case["out_timesteps_linear"])
+        shares = lambda name, eta=0.0: np.asarray(remasking.shares(times, process, name, eta))[:-1]
+        expected = 1 - case[f"out_kappas_{label}"][:, :7]
+        for row, found in zip(expected, (shares("none"), shares("all"), shares("share", 0.7), shares("constant", 0.05), shares("capped", 0.1))):
+            np.testing.assert_allclose(found, row, atol=1e-9)
+        alpha_t, alpha_s = (np.asarray(schedule.alpha(t))[:-1] for t in (times[:-1], times[1:]))
+        np.testing.assert_allclose(np.clip(0.4 * np.minimum(0.4, (1 - alpha_s) / alpha_t) / (1 - alpha_s), 0, 1), expected[5], atol=1e-9)
+        np.testing.assert_allclose(shares("rescaled", 0.4), np.clip(0.4 * np.minimum(1, (1 - alpha_s) / alpha_t) / (1 - alpha_s), 0, 1), atol=1e-12)
+
+
+def test_remasking_loop_rests():
+    """ReMDM-loop: falling times, resting where 90 % of the sites are clean, remasking there only."""
+    process = processes.Absorbing(10)
+    times, shares = remasking.loop(16, process, at=0.9, eta=0.05)
+    sampling.check(sampling.plain(times).replace(remasks=shares), process=process, solver="tweedie", form="score")
+    resting = np.asarray(shares) > 0
+    assert resting.sum() == 8 and resting[4:12].all()
+    np.testing.assert_allclose(np.asarray(times)[4:13], 0.1, atol=1e-4)
+    with pytest.raises(ValueError, match="remasking loop"):
+        remasking.loop(16, process, at=1.5)
+    with pytest.raises(ValueError, match="remasking schedule"):
+        remasking.shares(times, process, "sometimes")
+    with pytest.raises(ValueError, match="remasking eta"):
+        remasking.shares(times, process, "capped", 2.0)
+
+
+def test_k_gillespie_golden(golden):
+    """The k sites of smallest holding time get symbols: which sites, which symbols, from the recorded draws (the reference pads logarithms by 1e-6)."""
+    case, process = golden("jys_steps"), processes.Absorbing(10, schedules.Linear(1e-3))
+    with jax.enable_x64(True):
+        x_t = jnp.asarray(case["in_xt"])
+        masked = x_t == 10
+        for i, (t, k) in enumerate(zip(case["in_t"], case["in_dk"])):
+            log_score = jnp.asarray(case["in_log_score"][i])
+            rate = solvers.reverse_rate(log_score, x_t, t, process)
+            np.testing.assert_allclose(rate[..., :10], np.where(masked[..., None], case["out_rate"][i][..., :10], 0.0), rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(rate.sum(-1), case["out_total_rate"][i], rtol=1e-9)
+            holding = -jnp.log(1e-6 + (1 - 1e-6) * case["in_u_time"][i]) / (rate.sum(-1) + 1e-6)
+            np.testing.assert_allclose(holding[masked], case["out_holding_time"][i][masked], rtol=1e-9)
+            chosen = np.asarray(absorbing.foremost(-holding, masked, jnp.full(len(x_t), k)))
+            assert (chosen == (case["out_new_xt"][i] != case["in_xt"])).all()
+            for row in range(len(x_t)):
+                sites = [site for site in np.argsort(holding[row]) if masked[row, site]][:k]
+                np.testing.assert_allclose(jax.nn.softmax(log_score[row, sites, :10], -1), case[f"out_token_probs_{i}"][row], rtol=1e-9)
+
+
+def test_predictor_corrector_golden(golden):
+    """The Euler predictor, and the corrector with forward and reverse rates (the reference's own corrector takes a row for a column and never masks)."""
+    case, process = golden("jys_steps"), processes.Absorbing(10, schedules.Linear(1e-3))
+    with jax.enable_x64(True):
+        x_t = jnp.asarray(case["in_xt"])
+        masked = np.asarray(x_t == 10)
+        for i, (t, dt) in enumerate(zip(case["in_t"], case["in_dt"])):
+            log_score = jnp.asarray(case["in_log_score"][i])
+            found = np.asarray(solvers.transition(log_score, x_t, t, t - dt, process=process, solver="euler", clip=False))
+            np.testing.assert_allclose(found[masked], case["out_pc_predictor_probs"][i][masked], rtol=1e-9, atol=1e-12)
+            corrected = np.asarray(solvers.corrector(log_score, x_t, t, float(case["in_corrector_multiplier"]) * dt, process=process, clip=False))
+            np.testing.assert_allclose(corrected, case["out_corrector_probs_textbook"][i], rtol=1e-9, atol=1e-9)

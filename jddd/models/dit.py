@@ -21,7 +21,7 @@ class DiTConfig:
     """Sizes. states: symbols the network reads (V, or V + 1 with a mask); symbols: symbols it predicts (V).
 
     conv: width of a depthwise convolution before each attention (0: none), a cheap way to see the neighbours at character level.
-    dtype: of the activations, 'float32' or 'bfloat16'; parameters and log-probabilities are float32.
+    scores: the head gives raw log-scores (jddd.score), not log-probabilities. dtype: of the activations, 'float32' or 'bfloat16'; parameters and log-probabilities are float32.
     """
 
     states: int
@@ -32,6 +32,7 @@ class DiTConfig:
     conv: int = 0
     causal: bool = False
     time_conditioning: bool = False
+    scores: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -117,7 +118,8 @@ class DiT(nn.Module):
         return self.norm(h)
 
     def head(self, hidden: Float[Array, "*b width"]) -> Float[Array, "*b symbols"]:
-        return jax.nn.log_softmax(self.logits(hidden).astype(jnp.float32), -1)
+        logits = self.logits(hidden).astype(jnp.float32)
+        return logits if self.config.scores else jax.nn.log_softmax(logits, -1)
 
     def __call__(self, x, t):
         return self.head(self.features(x, t))
