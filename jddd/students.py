@@ -73,15 +73,16 @@ class Distilled(NamedTuple):
     entries: list[Entry]
     bounds: list[dict]  # per NFE: excess over the NELBO of uniform, cosine, dynamic programme and each student, bits a symbol
     profile: dict  # the measured curve, for the report; empty for a process without a mask
+    costs: profiles.Profile | segments.Table  # what was measured
 
 
-def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denoiser, process, params: Params):
+def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denoiser, process, params: Params, rates: jax.Array | None = None):
     """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
     all, else a table of segments. The spread table has a point for each half step of the longest student, `most` calls."""
     options = dict(denoiser=denoiser, process=process)
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(process, processes.Absorbing):
-        profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates(), **options))
+        profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates() if rates is None else rates, **options))
         key_spread = jax.random.fold_in(jax.random.key(seed), 3)
         spread = segments.measure_spread(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=2 * most + 1, **options)
         return (lambda solver, form: profile), jax.block_until_ready(spread)
@@ -94,11 +95,13 @@ def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denois
     return table, None
 
 
-def distil_all(windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig, stages: Stages, *, denoiser: Denoiser, process, params: Params) -> Distilled:
-    """Measure what steps cost on a teacher, with windows (N, L) of its data, N a multiple of 32, and learn every student of the table."""
+def distil_all(windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig, stages: Stages, *, denoiser: Denoiser, process, params: Params, rates: jax.Array | None = None) -> Distilled:
+    """Measure what steps cost on a teacher, with windows (N, L) of its data, N a multiple of 32, and learn every student of the table.
+
+    rates: mask rates an absorbing teacher's profile is measured at, by default profiles.default_rates()."""
     options = dict(denoiser=denoiser, process=process, params=params)
     with stages("measure the teacher's costs"):
-        measured, spread = measure_costs(windows, sizes.seed, max(sizes.nfe), **options)
+        measured, spread = measure_costs(windows, sizes.seed, max(sizes.nfe), rates=rates, **options)
         spread_cost = (jax.jit(segments.path_cost), spread)
         reference = measured("tweedie", "score")
     if isinstance(reference, profiles.Profile):
@@ -175,4 +178,4 @@ def distil_all(windows: np.ndarray, settings: lsd.LSDConfig, sizes: ReportConfig
                 for name, grid, config in papers:
                     student = lsd.distil(nfe, config, solver="euler", chain=chains[config.noise], **options)
                     entries.append(Entry(name, grid, student, "euler", config.form))
-    return Distilled(entries, bounds, curve)
+    return Distilled(entries, bounds, curve, reference)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from jddd import build, experiment, optim
+from jddd import build, countdown, experiment, optim
 from jddd.distill import lsd
 from jddd.models import dit
 
@@ -27,6 +27,7 @@ SECTIONS = {
     "distill": lsd.LSDConfig,
     "report": experiment.ReportConfig,
 }
+REPORTS = {"lsd_countdown.py": countdown.CountdownConfig}  # sections that are another class in one experiment
 PRETRAIN = ("data", "model", "optim", "train")  # and process, unless it is a judge
 
 
@@ -57,19 +58,20 @@ def test_the_config_files_are_found():
 
 
 # What is no flag: in the main job windows and symbols are the teacher's, and students with and without learned times are both made.
-SETTLED = {("lsd_text.py", "data"): {"length", "tokenizer"}, ("lsd_text.py", "distill"): {"learn_times"}}
+SETTLED = {("lsd_text.py", "data"): {"length", "tokenizer"}, ("lsd_text.py", "distill"): {"learn_times"}, ("lsd_countdown.py", "distill"): {"learn_times"}}
 
 
 @pytest.mark.parametrize(("file", "variant"), CONFIGS, ids=[f"{file}:{variant}" for file, variant in CONFIGS])
 def test_every_config_builds(file, variant):
     """Each section is a dataclass with every field present (so that each is a flag), and what it describes can be made."""
     config = get_config(file)(variant)
-    assert config.experiment in ("pretrain", "distill") and config.name.startswith(file.removesuffix(".py"))
+    assert config.experiment in ("pretrain", "distill", "countdown") and config.name.startswith(file.removesuffix(".py"))
     built = {}
     for name in [key for key, value in config.items() if isinstance(value, ConfigDict)]:
-        built[name] = build.section(SECTIONS[name], config[name], name)
+        section = REPORTS.get(file, SECTIONS[name]) if name == "report" else SECTIONS[name]
+        built[name] = build.section(section, config[name], name)
         settled = SETTLED.get((file, name), set())
-        assert set(config[name].keys()) | settled == {field.name for field in dataclasses.fields(SECTIONS[name])}
+        assert set(config[name].keys()) | settled == {field.name for field in dataclasses.fields(section)}
     if config.experiment == "pretrain":
         assert set(PRETRAIN) <= set(built)
         network = build.network(built["data"], built.get("process"), built["model"])
@@ -77,8 +79,11 @@ def test_every_config_builds(file, variant):
         moments = jax.eval_shape(optim.optimiser(built["optim"], built["train"].steps).init, params)
         assert len(jax.tree.leaves(moments)) > len(jax.tree.leaves(params))
         out = jax.eval_shape(lambda p, x: network.denoiser(p, x, jnp.ones(())), params, jnp.zeros((2, network.length), jnp.int32))
-        assert out.shape == (2, network.length, 27) and out.dtype == jnp.float32
+        assert out.shape == (2, network.length, network.tokenizer.size) and out.dtype == jnp.float32
         assert built["train"].batch % built["train"].microbatches == 0
+    elif config.experiment == "countdown":
+        assert set(built) == {"process", "distill", "report"}
+        assert config.trained in ("teacher_countdown", "")
     else:
         assert set(built) == {"data", "distill", "report"}
         assert {config.teacher, config.judge} == {"teacher_text", "judge_text"}
