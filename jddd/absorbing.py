@@ -126,8 +126,9 @@ def absorbing_step(
     if reveal in ORDERED:
         symbol, log_p, log_mass = draw(jax.tree.map(flat, hidden), jnp.arange(size))
         if reveal == "entropy_bounded":
-            entropy = -(jnp.exp(log_p) * log_p).sum(-1)
-            chosen = within_bound(entropy.reshape(x_t.shape), masked, jnp.where(step.last, jnp.inf, step.bound))
+            entropy = -(jnp.exp(log_p) * log_p).sum(-1).reshape(x_t.shape)
+            entropy += 1e-4 * jax.random.uniform(key_order, x_t.shape)  # of equal entropies any may come first, not always the leftmost neighbours
+            chosen = within_bound(entropy, masked, jnp.where(step.last, jnp.inf, step.bound))
         else:
             log_symbol = jnp.take_along_axis(log_p, symbol[:, None], -1).reshape(x_t.shape)
             if reveal == "confident":
