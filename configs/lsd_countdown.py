@@ -1,6 +1,6 @@
 """Countdown: all solvers and all schedules where quality is computed, not judged.
 
-  bash launch/local.sh --config=configs/lsd_countdown.py           512 samples, under 5 minutes on 2 CPU cores
+  bash launch/local.sh --config=configs/lsd_countdown.py           512 samples (other solvers: 256), under 5 minutes on 2 CPU cores
   bash launch/local.sh --config=configs/lsd_countdown.py:full      2048 samples, all solvers at all NFE
   bash launch/local.sh --config=configs/lsd_countdown.py:smoke     everything once, small, within a minute
 
@@ -25,12 +25,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.distill = defaults(LSDConfig)
     config.report = defaults(CountdownConfig)
     if variant == "full":
-        config.report = defaults(CountdownConfig, samples=2048, reference_samples=512, trained_samples=512, solver_nfe=(4, 8, 16, 32, 64), trained_nfe=(4, 8, 16, 32), bootstrap=1000)
+        config.report = defaults(CountdownConfig, samples=2048, solver_samples=2048, reference_samples=512, trained_samples=512, solver_nfe=(4, 8, 16, 32, 64), trained_nfe=(4, 8, 16, 32), bootstrap=1000)
     if variant == "smoke":
         config.trained = ""
         config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)
         config.report = defaults(
-            CountdownConfig, symbols=8, length=32, nfe=(4, 8), solver_nfe=(8,), paper_nfe=(), trained_nfe=(), samples=32, reference_samples=32, batch=32, windows=32, bootstrap=20
+            CountdownConfig, symbols=8, length=32, nfe=(4, 8), solver_nfe=(8,), paper_nfe=(), trained_nfe=(), samples=32, solver_samples=32, reference_samples=32, batch=32, windows=32, bootstrap=20
         )  # fmt: skip
     del config.distill.learn_times  # LSD and LSD+ are both learned
     return config
