@@ -46,9 +46,9 @@ class CountdownConfig:
     paper_nfe: tuple = (8,)
     samples: int = 512
     solver_samples: int = 256
-    reference_samples: int = 128
+    reference_samples: int = 64
     trained_nfe: tuple = (8,)
-    trained_samples: int = 128
+    trained_samples: int = 64
     batch: int = 64
     windows: int = 256
     bootstrap: int = 200
