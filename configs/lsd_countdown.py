@@ -1,7 +1,7 @@
 """Countdown: all solvers and all schedules where quality is computed, not judged.
 
-  bash launch/local.sh --config=configs/lsd_countdown.py           512 samples (other solvers: 256), under 5 minutes on 2 CPU cores
-  bash launch/local.sh --config=configs/lsd_countdown.py:full      2048 samples, all solvers at all NFE
+  bash launch/local.sh --config=configs/lsd_countdown.py           384 samples (other solvers: 256), under 5 minutes on 2 CPU cores
+  bash launch/local.sh --config=configs/lsd_countdown.py:full      2048 samples, all solvers at all NFE, the paper's own objectives too
   bash launch/local.sh --config=configs/lsd_countdown.py:smoke     everything once, small, within a minute
 
 Expected with the exact denoiser: violations a site at NFE 8, 16, 32 at most .040, .017, .009 for LSD+ (uniform grid: .097, .042, .021).
@@ -25,7 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.distill = defaults(LSDConfig)
     config.report = defaults(CountdownConfig)
     if variant == "full":
-        config.report = defaults(CountdownConfig, samples=2048, solver_samples=2048, reference_samples=512, trained_samples=512, solver_nfe=(4, 8, 16, 32, 64), trained_nfe=(4, 8, 16, 32), bootstrap=1000)
+        config.report = defaults(CountdownConfig, paper_nfe=(8,), samples=2048, solver_samples=2048, reference_samples=512, trained_samples=512, solver_nfe=(4, 8, 16, 32, 64), trained_nfe=(4, 8, 16, 32), bootstrap=1000)
     if variant == "smoke":
         config.trained = ""
         config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)

@@ -42,9 +42,9 @@ class CountdownConfig:
     length: int = 256
     share: float = 1e-3
     nfe: tuple = (4, 8, 16, 32, 64)
-    solver_nfe: tuple = (4, 8, 16)
-    paper_nfe: tuple = (8,)
-    samples: int = 512
+    solver_nfe: tuple = (8, 16)
+    paper_nfe: tuple = ()
+    samples: int = 384
     solver_samples: int = 256
     reference_samples: int = 64
     trained_nfe: tuple = (8,)
