@@ -125,8 +125,10 @@ def load(workdir: str | Path) -> Run:
     folder = Path(workdir)
     entries = load_entries(folder / "students.json")
     try:
-        config = json.loads((folder / "config.json").read_text())
-        name = config["config"]["teacher"]
+        config = json.loads((folder / "config.json").read_text())["config"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder / 'config.json'} is missing or damaged: {error!r}") from None
+    if "teacher" not in config:
+        raise ValueError(f"{folder} holds a run of experiment {config.get('experiment')!r}, which has no teacher of text; allowed: the folder of a text distillation, as of configs/lsd_text.py")
+    name = config["teacher"]
     return Run(entries, pretrained.load(name))

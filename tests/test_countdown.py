@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jddd import build, countdown, grids, processes, sampling, schedules
+from jddd import build, countdown, grids, processes, runs, sampling, schedules
 from jddd.data.countdown import Countdown, Numbers
 from jddd.distill import jys
 from jddd.metrics import countdown as metrics
@@ -118,5 +118,7 @@ def test_the_experiment_at_small_size(tmp_path):
     assert before == {file.name: file.stat().st_mtime_ns for file in (tmp_path / "samples").iterdir()}
     printed = subprocess.run([sys.executable, "-m", "jddd.report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert "| violations a site" in printed.stdout
+    with pytest.raises(ValueError, match="experiment 'countdown'"):
+        runs.load(tmp_path)
     refused = main(f"--workdir={tmp_path / 'other'}", "--config.report.nfe=(4,6)")
     assert refused.returncode != 0 and "report.nfe" in refused.stderr and "Traceback" not in refused.stderr
