@@ -39,6 +39,7 @@ def test_laboratory(executed):
     assert len(figures) == 4
 
 
+@pytest.mark.slow
 def test_lsd_text(executed):
     """The printed samples are 12 rows of 128 characters."""
     notebook = executed("lsd_text.ipynb")

@@ -63,6 +63,7 @@ def test_gradient_and_dynamic_programme_agree_on_countdown(key):
             np.testing.assert_allclose(implied_rates(student, process), rates, atol=0.01)
 
 
+@pytest.mark.slow
 def test_gradient_and_dynamic_programme_agree_on_the_uniform_process():
     """Uniform process, a sticky chain of 8 sites with its exact denoiser, a table of 24 segments: what is compared is the objective itself, the cost of
     a grid by the interpolated table. LSD+ is within 1 % (12 tables of other keys and M = 4, 6: 0 to 0.8 %), its excess over the data's entropy,
@@ -157,6 +158,7 @@ def test_programme_and_gradient_find_the_optimum_of_all_equal_data(sites):
         np.testing.assert_allclose(chance_correct(found, sites), chance_correct(best, sites), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites,variant,far,lost", [(2, "data", 0.06, 0.01), (3, "data", 0.16, 0.045), (4, "data", 0.22, 0.065), (4, "path", 0.15, 0.045)])
 def test_how_far_jump_your_steps_ends(key, sites, variant, far, lost):
     """M = 4: JYS splits at the maximum of a bound, which is not the path KL, and halves the interval greedily. far: how much more excess than the
