@@ -1,6 +1,6 @@
 """Countdown: all solvers and all schedules where quality is computed, not judged.
 
-  bash launch/local.sh --config=configs/lsd_countdown.py           384 samples (other solvers: 256), under 5 minutes on 2 CPU cores
+  bash launch/local.sh --config=configs/lsd_countdown.py           320 samples (other solvers: 192), under 5 minutes on 2 CPU cores
   bash launch/local.sh --config=configs/lsd_countdown.py:full      2048 samples, all solvers at all NFE, the paper's own objectives too
   bash launch/local.sh --config=configs/lsd_countdown.py:smoke     everything once, small, within a minute
 

@@ -44,8 +44,8 @@ class CountdownConfig:
     nfe: tuple = (4, 8, 16, 32, 64)
     solver_nfe: tuple = (8, 16)
     paper_nfe: tuple = ()
-    samples: int = 384
-    solver_samples: int = 256
+    samples: int = 320
+    solver_samples: int = 192
     reference_samples: int = 64
     trained_nfe: tuple = (8,)
     trained_samples: int = 64
