@@ -55,12 +55,17 @@ def maskgit(times: Times, choice_temperature: float = 4.5) -> Student:
     return student.replace(confidences=1 / jnp.maximum(choice_temperature * student.times[1:], 1e-4))
 
 
-def check(student: Student, *, process, solver: str, form: str, precision: str = "high", reveal: str = "independent", length: int | None = None) -> None:
-    """Raise ValueError, naming the field, for a student that no sampler can run (for values known before jit)."""
+def named(solver: str, form: str, precision: str, reveal: str) -> None:
+    """Raise ValueError for a name that does not exist."""
     choices = ((solver, solvers.SOLVERS, "solver"), (form, solvers.FORMS, "form"), (precision, solvers.PRECISIONS, "precision"), (reveal, absorbing.REVEALS, "reveal"))
     for value, allowed, field in choices:
         if value not in allowed:
             raise ValueError(f"sampler.{field} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check(student: Student, *, process, solver: str, form: str, precision: str = "high", reveal: str = "independent", length: int | None = None) -> None:
+    """Raise ValueError, naming the field, for a student that no sampler can run (for values known before jit)."""
+    named(solver, form, precision, reveal)
     times = np.asarray(student.times)
     if times.ndim != 1 or len(times) != student.count + 1:
         raise ValueError(f"sampler.times has shape {times.shape} for {student.count} coefficients; allowed: one more than the coefficients")
@@ -112,8 +117,9 @@ def sample(
     theta: of the theta methods, see solvers.stages.
     """
     fast = isinstance(process, processes.Absorbing) and solver in solvers.ONE_CALL
-    if reveal not in absorbing.REVEALS:
-        raise ValueError(f"sampler.reveal is {reveal!r}; allowed: {', '.join(absorbing.REVEALS)}")
+    named(solver, form, precision, reveal)
+    if not 0 < theta < 1:
+        raise ValueError(f"sampler.theta is {theta}; allowed: above 0, below 1")
     if reveal != "independent" and not fast:
         raise ValueError(f"sampler.reveal is {reveal!r}, which has a meaning for the absorbing process and solvers of one call only; allowed: 'independent'")
     kept = reveal in ("coupled", "spread")
@@ -157,7 +163,7 @@ def sample(
         if fast:
             new, own = fast_step(key_step, key_threshold, x, own, step)
         else:
-            new = solvers.dense_step(key_step, x, step, denoise, theta=theta, **options)
+            new = solvers.dense_step(key_step, x, step, denoise, theta=theta, fixed=fixed, **options)
         if fixed is not None:
             new = jnp.where(fixed, x, new)
         return (new, own), new if trajectory else None

@@ -154,23 +154,25 @@ def stage_law(log_p: Float[Array, "*b v"], states: tuple, scores: tuple, step: S
     scores = (*scores, scale_score(process.log_score(log_p, states[-1], here.time(step)), states[-1], step.coefficient, form))
     law = here.law(states, scores, step, process)
     if stage == 0:
-        law = (1 - step.remask) * law + step.remask * process.noise(process.clean(log_p, states[0]), step.s)
         sharp = jax.nn.log_softmax(log_p * (step.coefficient if form == "log_score" else 1.0), -1)
-        law = jnp.where(step.last, process.clean(sharp, states[0]), law)
+        clean = process.clean(sharp, states[0])
+        law = jnp.where(step.last, clean, (1 - step.remask) * law + step.remask * process.noise(clean, step.s))
     return law, scores
 
 
 def dense_step(
-    key: PRNGKey, x_t: Int[Array, "b l"], step: Step, denoise: BoundDenoiser, *, process, solver: str, form: str, precision: str = "high", theta: float = 0.5
+    key: PRNGKey, x_t: Int[Array, "b l"], step: Step, denoise: BoundDenoiser, *, process, solver: str, form: str, precision: str = "high", theta: float = 0.5, fixed: Array | None = None
 ) -> Int[Array, "b l"]:
-    """x_s by drawing every site from the law of each stage; for every process and solver. The last step makes one network call."""
+    """x_s by drawing every site from the law of each stage; for every process and solver. The last step makes one network call.
+    fixed (B, L): sites that stay as they are, between the calls too."""
     options = dict(process=process, solver=solver, form=form, theta=theta)
 
     def advance(stage, states, scores):
         log_p = temper(denoise(states[-1], stages(solver, theta)[stage].time(step)), step.temperature)
         law, scores = stage_law(log_p, states, scores, step, stage, **options)
         drawn = jax.random.categorical(jax.random.fold_in(key, stage) if stage else key, jnp.log(law), mode=precision)
-        return drawn.astype(x_t.dtype), scores
+        drawn = drawn.astype(x_t.dtype)
+        return (drawn if fixed is None else jnp.where(fixed, x_t, drawn)), scores
 
     x, scores = advance(0, (x_t,), ())
     if solver in TWO_CALLS:
