@@ -41,12 +41,12 @@ def foremost(rank: Float[Array, "b l"], masked: Bool[Array, "b l"], count: Int[A
     return masked & (place < count[:, None])
 
 
-def within_bound(entropy: Float[Array, "b l"], masked: Bool[Array, "b l"], bound) -> Bool[Array, "b l"]:
-    """The largest set of masked sites, lowest entropies first, whose entropies sum to at most bound + the largest of them (EB-Sampler, eq. 7)."""
-    order = jnp.argsort(jnp.where(masked, entropy, jnp.inf), -1)
+def within_bound(entropy: Float[Array, "b l"], masked: Bool[Array, "b l"], bound, tie: Float[Array, "b l"] | float = 0.0) -> Bool[Array, "b l"]:
+    """Added to entropies, for their order only: tie. The largest set of masked sites, lowest entropies first, whose entropies sum to at most bound + the largest of them (EB-Sampler, eq. 7)."""
+    order = jnp.argsort(jnp.where(masked, entropy + tie, jnp.inf), -1)
     ascending = jnp.take_along_axis(jnp.where(masked, entropy, 0.0), order, -1)
     count = ((jnp.cumsum(ascending, -1) - ascending <= bound) & jnp.take_along_axis(masked, order, -1)).sum(-1)
-    return foremost(-entropy, masked, count)
+    return foremost(-(entropy + tie), masked, count)
 
 
 def log_hazard(process: processes.Absorbing, t, s, solver: str) -> Scalar:
@@ -126,9 +126,9 @@ def absorbing_step(
     if reveal in ORDERED:
         symbol, log_p, log_mass = draw(jax.tree.map(flat, hidden), jnp.arange(size))
         if reveal == "entropy_bounded":
-            entropy = -(jnp.exp(log_p) * log_p).sum(-1).reshape(x_t.shape)
-            entropy += 1e-4 * jax.random.uniform(key_order, x_t.shape)  # of equal entropies any may come first, not always the leftmost neighbours
-            chosen = within_bound(entropy, masked, jnp.where(step.last, jnp.inf, step.bound))
+            entropy = jax.scipy.special.entr(jnp.exp(log_p)).sum(-1).reshape(x_t.shape)
+            tie = 1e-4 * jax.random.uniform(key_order, x_t.shape)  # of equal entropies any may come first, not always the leftmost neighbours
+            chosen = within_bound(entropy, masked, jnp.where(step.last, jnp.inf, step.bound), tie)
         else:
             log_symbol = jnp.take_along_axis(log_p, symbol[:, None], -1).reshape(x_t.shape)
             if reveal == "confident":
