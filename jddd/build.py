@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from ml_collections import ConfigDict
 
 from jddd import processes, schedules, score
-from jddd.data import countdown, text
+from jddd.data import countdown, molecules, text
 from jddd.models import dit
 from jddd.optim import OptimConfig
 from jddd.types import Denoiser
@@ -25,8 +25,8 @@ COUNTS = {  # the fields that must be 1 or more, in whatever section
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """name: 'embedded', 'text8', 'tfds:NAME' or 'countdown'; path: a UTF-8 file instead; tokenizer: 'characters', a tokenizer.json or 'numbers:32';
-    length: symbols a window."""
+    """name: 'embedded', 'text8', 'tfds:NAME', 'molecules' or 'countdown'; path: a UTF-8 file instead; tokenizer: 'characters', a tokenizer.json, 'smiles'
+    (or 'smiles:CHARACTERS') for one molecule a line, or 'numbers:32' for countdown; length: symbols a window."""
 
     name: str = "embedded"
     path: str = ""
@@ -138,6 +138,8 @@ def tokenizer(data: DataConfig):
         if not size.isdigit():
             raise ValueError(f"config field data.tokenizer is {data.tokenizer!r}; allowed: 'numbers:' and how many, as in 'numbers:32'")
         return countdown.Numbers(int(size))
+    if kind == "smiles":
+        return molecules.Smiles(size or molecules.MOSES)
     return text.tokenizer(data.tokenizer, data.unknown)
 
 
@@ -164,12 +166,17 @@ def network_from(description: dict) -> Network:
     return network(section(DataConfig, description["data"], "data"), process_config, section(ModelConfig, description["model"], "model"))
 
 
-def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus | countdown.Countdown:
+def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus | molecules.Molecules | countdown.Countdown:
     """The data of a split. Raises ValueError where tokenizer and data do not go together."""
-    if (data.name == "countdown") != isinstance(tokenizer, countdown.Numbers):
-        raise ValueError(f"config fields data.name and data.tokenizer are {data.name!r} and {data.tokenizer!r}; allowed: 'countdown' with 'numbers:N', text with the others")
+    wanted = {"countdown": "numbers", "molecules": "smiles"}.get("" if data.path else data.name)
+    kind = data.tokenizer.partition(":")[0]
+    if (wanted and kind != wanted) or (not wanted and (kind == "numbers" or (kind == "smiles" and not data.path))):
+        raise ValueError(f"config fields data.name and data.tokenizer are {data.name!r} and {data.tokenizer!r}; allowed: 'countdown' with 'numbers:N', 'molecules' with 'smiles', text with the others")
     if data.name == "countdown":
         return countdown.Countdown(tokenizer.size, data.length, split)
+    if kind == "smiles":
+        lines = "\n".join(text.documents(data.name, data.path, data.cache, split)).split()
+        return molecules.Molecules(molecules.table(lines, tokenizer, data.length))
     return text.corpus(tokenizer, length=data.length, split=split, name=data.name, path=data.path, cache=data.cache)
 
 

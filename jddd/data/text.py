@@ -21,7 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-ASSETS = Path(__file__).parent / "assets" / "text"
+ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = ("embedded", "molecules")
+VALID_MOLECULES = 10_000  # the last lines of the training file
 SPLITS = ("train", "valid", "test")
 TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
 _DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split()))
@@ -100,8 +102,15 @@ def tokenizer(name: str = "characters", unknown: str = "space") -> Characters | 
 
 
 # --------------------------------------------------------------------------------------------------------------------------------------- sources
-def _embedded(split: str) -> Iterator[dict]:
-    with lzma.open(ASSETS / f"{split}.jsonl.xz", "rt", encoding="utf-8") as lines:
+def _embedded(name: str, split: str) -> Iterator[dict]:
+    """The documents that ship with jddd: English text, or all molecules of a split as one document, one a line."""
+    if name == "molecules":
+        with lzma.open(ASSETS / "molecules" / f"{'test' if split == 'test' else 'train'}.smi.xz", "rt", encoding="ascii") as file:
+            lines = file.read().splitlines()
+        part = {"train": slice(None, -VALID_MOLECULES), "valid": slice(-VALID_MOLECULES, None), "test": slice(None)}[split]
+        yield {"source": "moses", "id": split, "text": "\n".join(lines[part])}
+        return
+    with lzma.open(ASSETS / "text" / f"{split}.jsonl.xz", "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
@@ -147,8 +156,8 @@ def _builder_class():
 
         def _split_generators(self, dl_manager):
             name, path = self.builder_config.name, self.builder_config.path
-            if name == "embedded":
-                return {split: self._generate_examples(_embedded(split)) for split in SPLITS}
+            if name in EMBEDDED:
+                return {split: self._generate_examples(_embedded(name, split)) for split in SPLITS}
             if name == "text8":
                 path = dl_manager.download_and_extract(TEXT8_URL) / "text8"
             parts = _cut(read_utf8(path))
@@ -168,7 +177,7 @@ def default_cache() -> Path:
 def documents(name: str = "embedded", path: str = "", cache: str = "", split: str = "train") -> list[str]:
     """The documents of one split, prepared once into `cache` (default $JDDD_CACHE or ~/.cache/jddd).
 
-    name: 'embedded', 'text8' (downloads), or 'tfds:NAME' for a stock TFDS text set (downloads; needs tensorflow, which jddd does not install).
+    name: 'embedded', 'molecules' (MOSES, ships too), 'text8' (downloads), or 'tfds:NAME' for a stock TFDS text set (downloads; needs tensorflow, which jddd does not install).
     path: a UTF-8 file of the user's; takes the place of name. Raises ValueError naming the field for anything else.
     """
     if split not in SPLITS:
@@ -178,8 +187,8 @@ def documents(name: str = "embedded", path: str = "", cache: str = "", split: st
     if path:
         text = read_utf8(path)
         name = "file-" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    elif name not in ("embedded", "text8"):
-        raise ValueError(f"data.name is {name!r}; allowed: 'embedded', 'text8', 'tfds:NAME' (or set data.path to a UTF-8 file)")
+    elif name not in (*EMBEDDED, "text8"):
+        raise ValueError(f"data.name is {name!r}; allowed: 'embedded', 'molecules', 'text8', 'tfds:NAME' (or set data.path to a UTF-8 file)")
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
