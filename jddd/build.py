@@ -59,6 +59,7 @@ class ModelConfig:
     conv: int = 0
     causal: bool = False
     time_conditioning: bool = False
+    latent: bool = False
     scores: bool = False
     dtype: str = "float32"
 

@@ -79,7 +79,8 @@ _COMPILED: dict[Any, Any] = {}  # executables, so that compilation can be kept o
 @functools.lru_cache(maxsize=8)
 def _network_call(denoiser: Denoiser, shape: tuple[int, int]) -> Callable:
     """One network call (trunk and head everywhere) at a shape: the unit the sampler's time is compared with."""
-    return jax.jit(lambda params: denoiser(params, jnp.zeros(shape, jnp.int32), jnp.ones(())).sum())
+    latent = (jnp.zeros(shape[:1]),) if denoiser.mixture else ()
+    return jax.jit(lambda params: denoiser(params, jnp.zeros(shape, jnp.int32), jnp.ones(()), *latent).sum())
 
 
 def warm(bench: Bench) -> None:

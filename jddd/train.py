@@ -38,8 +38,8 @@ class TrainState:
     opt_state: Any
 
 
-def initial_state(key: PRNGKey, task: Task, optimiser: optax.GradientTransformation) -> TrainState:
-    params = task.init(key)
+def initial_state(key: PRNGKey, initial: Params | None = None, *, task: Task, optimiser: optax.GradientTransformation) -> TrainState:
+    params = task.init(key) if initial is None else initial
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimiser.init(params))
 
 
@@ -74,6 +74,7 @@ def fit(
     *,
     steps: int,
     frozen: Any = (),
+    initial: Params | None = None,
     ema: float = 0.999,
     microbatches: int = 1,
     on=None,
@@ -88,18 +89,20 @@ def fit(
     """Run `steps` updates and return the final state; with a workdir, resume from its newest checkpoint and log as it goes.
 
     batch(step) -> pytree of arrays whose first axis is a multiple of microbatches times the mesh's 'data' axis.
+    initial: parameters to start from in the place of task.init's, as a student starts from its teacher's.
     Raises FloatingPointError at the first logged or saved step whose loss or gradient is not finite; the checkpoint before it is kept.
     """
     on = on or sharding.mesh(devices=jax.devices()[:1])
     key_init, key_steps = jax.random.split(key)
-    shapes = jax.eval_shape(functools.partial(initial_state, task=task, optimiser=optimiser), key_init)
+    begin = functools.partial(initial_state, task=task, optimiser=optimiser)
+    shapes = jax.eval_shape(begin, key_init, initial)
     layout = sharding.shardings(shapes, on)
     saved = None
     store = checkpoints.manager(workdir) if workdir else None
     if store:
         like = jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, layout)
         saved = checkpoints.restore(store, like)
-    state = saved or jax.jit(functools.partial(initial_state, task=task, optimiser=optimiser), out_shardings=layout)(key_init)
+    state = saved or jax.jit(begin, out_shardings=layout)(key_init, initial)
     update = functools.partial(train_step, task=task, optimiser=optimiser, ema=ema, microbatches=microbatches, on=on)
     update = jax.jit(update, donate_argnums=0, out_shardings=(layout, None))
     writer = Writer(workdir) if workdir else None

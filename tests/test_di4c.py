@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jddd import laws, processes, schedules
-from jddd.distill import di4c
+from jddd.distill import di4c, mixtures
 
 CLOSE = dict(rtol=1e-9, atol=1e-12)
 WAYS = ("direct", "scan")
@@ -22,8 +22,8 @@ WAYS = ("direct", "scan")
 def as_mixture(way, logits, points, known=lambda log_p: log_p):
     """The mixture of logits (B, M, D, S): from the whole array, or from one latent after another, with the logits as the network's parameters."""
     if way == "direct":
-        return di4c.mixture(jax.vmap(known, 1, 1)(jax.nn.log_softmax(logits, -1)), points)
-    return di4c.over_latents(logits, (), jnp.arange(logits.shape[1]), points, apply=lambda logits, _, j: known(jax.nn.log_softmax(logits[:, j], -1)))
+        return mixtures.mixture(jax.vmap(known, 1, 1)(jax.nn.log_softmax(logits, -1)), points)
+    return mixtures.over_latents(logits, (), jnp.arange(logits.shape[1]), points, apply=lambda logits, _, j: known(jax.nn.log_softmax(logits[:, j], -1)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- golden numbers
@@ -82,14 +82,14 @@ def test_text_golden(golden, zone, teacher, way):
         points = x_0[:, None]
         if zone == "hi":
             points = jnp.concatenate([points, get("x_0")[None]], 1)
-        known = lambda log_p: di4c.with_known(log_p, x_t, process)
+        known = lambda log_p: mixtures.with_known(log_p, x_t, process)
         symbols = lambda logits: logits[None, ..., :12]
         log_teacher = as_mixture(way, symbols(get("teacher_logits_t")), points, known).log_mean
         np.testing.assert_allclose(np.exp(log_teacher[0]), case[f"{zone}_{teacher}_p0t_teacher"][0, :, :12], **CLOSE)
         log_target = None
         if zone == "hi":
-            apply = lambda logits, _, each: di4c.with_known(jax.nn.log_softmax(logits[:, each[0]], -1), each[1], process)
-            log_target = di4c.log_mean_over_latents(symbols(get("student_logits_s")), (), (jnp.arange(4), get("xs")[:, None]), apply=apply)
+            apply = lambda logits, _, each: mixtures.with_known(jax.nn.log_softmax(logits[:, each[0]], -1), each[1], process)
+            log_target = mixtures.log_mean_over_latents(symbols(get("student_logits_s")), (), (jnp.arange(4), get("xs")[:, None]), apply=apply)
             np.testing.assert_allclose(np.exp(log_target[0]), np.exp(case[f"{zone}_{teacher}_log_p0u_student_mix"][:, :12]), **CLOSE)
 
         def parts(logits):
@@ -166,12 +166,12 @@ def test_scan_is_the_direct_computation(key):
         log_teacher = jax.nn.log_softmax(jax.random.normal(jax.random.fold_in(key, 13), (b, d, s)), -1)
 
         def direct(params, x_t, latents, points):
-            return di4c.mixture(jnp.stack([network(params, x_t, latent) for latent in latents], 1), points)
+            return mixtures.mixture(jnp.stack([network(params, x_t, latent) for latent in latents], 1), points)
 
-        scan = lambda params, x_t, latents, points: di4c.over_latents(params, x_t, latents, points, apply=network)
+        scan = lambda params, x_t, latents, points: mixtures.over_latents(params, x_t, latents, points, apply=network)
         for one, other in zip(direct(params, x_t, latents, points), jax.jit(scan)(params, x_t, latents, points)):
             np.testing.assert_allclose(one, other, **CLOSE)
-        np.testing.assert_allclose(di4c.log_mean_over_latents(params, x_t, latents, apply=network), scan(params, x_t, latents, points).log_mean, **CLOSE)
+        np.testing.assert_allclose(mixtures.log_mean_over_latents(params, x_t, latents, apply=network), scan(params, x_t, latents, points).log_mean, **CLOSE)
         each = jnp.stack([network(params, x_t, latent) for latent in latents], 1)
         np.testing.assert_allclose(di4c.kl(jnp.broadcast_to(log_teacher[:, None], each.shape), each).mean(1), di4c.distillation(log_teacher, scan(params, x_t, latents, points)), **CLOSE)
 
@@ -194,8 +194,8 @@ def test_keys_may_be_latents(key):
         kept = jax.random.bernoulli(latent[0], 0.5, params.shape)
         return jax.nn.log_softmax(jnp.where(kept, params * (1 + latent[1][:, None, None]), 0.0), -1)
 
-    direct = lambda params: di4c.mixture(jnp.stack([apply(params, x_t, jax.tree.map(lambda a: a[j], latents)) for j in range(4)], 1), points)
-    scan = lambda params: di4c.over_latents(params, x_t, latents, points, apply=apply)
+    direct = lambda params: mixtures.mixture(jnp.stack([apply(params, x_t, jax.tree.map(lambda a: a[j], latents)) for j in range(4)], 1), points)
+    scan = lambda params: mixtures.over_latents(params, x_t, latents, points, apply=apply)
     loss = lambda how, params: di4c.datapoint(how(params)).sum() + how(params).log_mean[..., 0].sum()
     np.testing.assert_allclose(*[jax.grad(functools.partial(loss, how))(params) for how in (direct, scan)], rtol=1e-5, atol=1e-6)
 
@@ -205,8 +205,8 @@ def test_scan_holds_one_latent_at_a_time(key):
     b, d, s = 1, 8, 4000
     params, points, log_teacher = little(key, s), jnp.zeros((b, 1, d), jnp.int32), jnp.full((b, d, s), -np.log(s))
     x_t = jnp.zeros((b, d), jnp.int32)
-    scan = lambda params, latents: di4c.over_latents(params, x_t, latents, points, apply=network)
-    direct = lambda params, latents: di4c.mixture(jax.vmap(network, (None, None, 0), 1)(params, x_t, latents), points)
+    scan = lambda params, latents: mixtures.over_latents(params, x_t, latents, points, apply=network)
+    direct = lambda params, latents: mixtures.mixture(jax.vmap(network, (None, None, 0), 1)(params, x_t, latents), points)
 
     def held(how, m):
         """In arrays (B, D, S)."""
@@ -227,9 +227,9 @@ def test_targets_over_latents(key):
     """One draw of each product with its frequencies, and the log of their mean."""
     table = jax.nn.log_softmax(jax.random.normal(key, (2, 3)), -1)  # two products of one site
     apply = lambda table, inputs, i: jnp.broadcast_to(table[i], (4000, 1, 3))
-    log_target, drawn = di4c.draw_over_latents(key, table, (), jnp.arange(2), apply=apply)
+    log_target, drawn = mixtures.draw_over_latents(key, table, (), jnp.arange(2), apply=apply)
     np.testing.assert_allclose(np.exp(log_target[0, 0]), np.exp(table).mean(0), rtol=1e-5)
-    assert (jax.grad(lambda table: di4c.draw_over_latents(key, table, (), jnp.arange(2), apply=apply)[0].sum())(table) == 0).all()
+    assert (jax.grad(lambda table: mixtures.draw_over_latents(key, table, (), jnp.arange(2), apply=apply)[0].sum())(table) == 0).all()
     for i in range(2):
         np.testing.assert_allclose(np.bincount(drawn[:, i, 0], minlength=3) / 4000, np.exp(table[i]), atol=5 * 0.5 / np.sqrt(4000))
 
@@ -244,12 +244,12 @@ def test_all_equal_data_needs_a_mixture():
     exact = jnp.where(jnp.eye(symbols, dtype=bool)[:, None], 0.0, processes.NEVER) + jnp.zeros((symbols, sites, symbols))
     least = np.log(symbols) - sites * np.log(symbols)
     for log_p, excess in ((exact, 0.0), (jnp.broadcast_to(log_teacher, exact.shape), 2 * np.log(3))):
-        student = di4c.mixture(log_p[None], points)
+        student = mixtures.mixture(log_p[None], points)
         np.testing.assert_allclose(di4c.marginal(log_teacher, student), 0.0, atol=1e-6)
         np.testing.assert_allclose(di4c.consistency(student, log_teacher) - least, excess, atol=1e-5)
         np.testing.assert_allclose(di4c.consistency(student, log_teacher, control_variate=False) - np.log(symbols), excess, atol=1e-5)
         np.testing.assert_allclose(di4c.datapoint(student).mean() - least, excess, atol=1e-5)
-    assert di4c.distillation(log_teacher, di4c.mixture(exact[None], points))[0] > 100  # a product teacher must not be distilled here
+    assert di4c.distillation(log_teacher, mixtures.mixture(exact[None], points))[0] > 100  # a product teacher must not be distilled here
 
 
 def test_learning_all_equal_data(key):
@@ -259,7 +259,7 @@ def test_learning_all_equal_data(key):
     points = jnp.broadcast_to(jnp.arange(symbols)[:, None], (symbols, sites))[None]
 
     def loss(logits):
-        student = di4c.mixture(jax.nn.log_softmax(logits, -1)[None], points)
+        student = mixtures.mixture(jax.nn.log_softmax(logits, -1)[None], points)
         return (di4c.consistency(student, log_teacher) + di4c.marginal(log_teacher, student))[0]
 
     logits = 0.1 * jax.random.normal(key, (6, sites, symbols))
@@ -277,7 +277,7 @@ def test_control_variate_keeps_the_mean_and_lowers_variance(key):
     with jax.enable_x64(True):
         table = lambda i: 0.7 * jax.random.normal(jax.random.fold_in(key, i), (1, 1, sites, symbols)) + 0.4 * jax.random.normal(jax.random.fold_in(key, i + 1), (1, count, sites, symbols))
         logits, target = table(0), jax.nn.log_softmax(table(2), -1)
-        log_target = di4c.mixture(target, jnp.zeros((1, 0, sites), int)).log_mean
+        log_target = mixtures.mixture(target, jnp.zeros((1, 0, sites), int)).log_mean
         every = np.asarray(list(itertools.product(range(symbols), repeat=sites)))  # draws of one product
         chance = np.asarray([laws.product(jnp.exp(row)) for row in target[0]])
         entropies = -(jnp.exp(log_target) * log_target).sum()
@@ -291,7 +291,7 @@ def test_control_variate_keeps_the_mean_and_lowers_variance(key):
 
         pairs = jnp.asarray(list(itertools.product(range(len(every)), repeat=2)))  # one draw of each product
         both = chance[0][pairs[:, 0]] * chance[1][pairs[:, 1]]
-        student = lambda logits, points: di4c.mixture(jax.nn.log_softmax(logits, -1), points)
+        student = lambda logits, points: mixtures.mixture(jax.nn.log_softmax(logits, -1), points)
         consistency = lambda control: lambda i, logits: di4c.consistency(student(logits, jnp.asarray(every)[pairs[i]][None]), log_target, control_variate=control)[0]
         with_cv, without = moments(consistency(True), both), moments(consistency(False), both)
         np.testing.assert_allclose(with_cv[0], without[0] - entropies, rtol=1e-9)
@@ -316,7 +316,7 @@ def test_float32_keeps_small_correlations(key):
     draw = lambda i, *shape: jax.random.normal(jax.random.fold_in(key, i), shape)
     logits = 3 * draw(0, 1, 1, 1024, 64) + 0.02 * draw(1, 1, 4, 1024, 64)
     points = jax.random.randint(jax.random.fold_in(key, 2), (1, 1, 1024), 0, 64)
-    loss = jax.jit(lambda logits: di4c.datapoint(di4c.mixture(jax.nn.log_softmax(logits, -1), points)))
+    loss = jax.jit(lambda logits: di4c.datapoint(mixtures.mixture(jax.nn.log_softmax(logits, -1), points)))
     found = float(loss(logits)[0, 0])
     with jax.enable_x64(True):
         exact = float(loss(jnp.asarray(np.asarray(logits, np.float64)))[0, 0])
@@ -329,10 +329,10 @@ def test_known_sites_cost_nothing():
     x_t = jnp.asarray([[3, 1]])
     log_p = jnp.log(jnp.full((1, 2, 3), 1 / 3))
     process = processes.Absorbing(3)
-    np.testing.assert_allclose(np.exp(di4c.with_known(log_p, x_t, process)), [[[1 / 3] * 3, [0, 1, 0]]], rtol=1e-6)
-    gradient = jax.grad(lambda log_p: di4c.with_known(log_p, x_t, process).sum())(log_p)
+    np.testing.assert_allclose(np.exp(mixtures.with_known(log_p, x_t, process)), [[[1 / 3] * 3, [0, 1, 0]]], rtol=1e-6)
+    gradient = jax.grad(lambda log_p: mixtures.with_known(log_p, x_t, process).sum())(log_p)
     assert (np.asarray(gradient)[0, 0] == 1).all() and (np.asarray(gradient)[0, 1] == 0).all()
-    np.testing.assert_array_equal(di4c.with_known(log_p, jnp.asarray([[0, 1]]), processes.Uniform(3)), log_p)
+    np.testing.assert_array_equal(mixtures.with_known(log_p, jnp.asarray([[0, 1]]), processes.Uniform(3)), log_p)
 
 
 def test_weights():

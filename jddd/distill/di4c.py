@@ -12,136 +12,26 @@ Control variate: from the log of the mixture at a point that of the product of i
 the draws' own marginals for consistency, as the marginal loss for datapoint. Gradients flow through everything of the student at x_t, the subtracted
 marginals too, and through no target (sony/di4c).
 
-A network gives log p (B, D, S) for one latent a row. `mixture` takes all M at once; `over_latents` visits them one after another and never holds
-(B, M, D, S), forwards or backwards. Log-probabilities are finite (impossible is processes.NEVER) and hold what x_t says already: see `with_known`.
+The losses are pure functions of a jddd.distill.mixtures.Mixture; `task` is what jddd.train.fit trains a network on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from jddd.types import Params, PRNGKey, Time
+from jddd import losses
+from jddd.distill import mixtures
+from jddd.distill.mixtures import Mixture
+from jddd.train import Task
+from jddd.types import Denoiser, Params, PRNGKey, Time
 
 SHAPES = ("sigmoid", "linear", "constant")
-
-
-# -------------------------------------------------------------------------------------------------------------------------------- the mixture
-class Mixture(NamedTuple):
-    """What the losses need of M products p_j at one x_t: log_mean is log mean_j p_j,d, mean_log is mean_j log p_j,d (only the distillation loss
-    uses it; None if it was not asked for), and at N points x, log_points is log p_j,d(x^d) and log_mean_points log mean_j p_j,d(x^d)."""
-
-    log_mean: Float[Array, "b d s"]
-    mean_log: Float[Array, "b d s"] | None
-    log_points: Float[Array, "b n m d"]
-    log_mean_points: Float[Array, "b n d"]
-
-    def at(self, points: slice) -> Mixture:
-        """The same mixture with some of its points."""
-        return self._replace(log_points=self.log_points[:, points], log_mean_points=self.log_mean_points[:, points])
-
-
-def _gather(log_p, points):
-    """log p (B, D, S) at points (B, N, D) -> (B, N, D)."""
-    return jnp.take_along_axis(log_p, points.swapaxes(1, 2), -1).swapaxes(1, 2)
-
-
-def with_known(log_p: Float[Array, "b d v"], x_t: Int[Array, "b d"], process) -> Float[Array, "b d v"]:
-    """log p(x_0 | x_t) with what x_t shows put in: a clean site of a masked process keeps its symbol, so it costs nothing and has no gradient."""
-    return jnp.where(process.noised(x_t)[..., None], log_p, process.log_evidence(x_t, 1.0).astype(log_p.dtype))
-
-
-def mixture(log_p: Float[Array, "b m d s"], points: Int[Array, "b n d"]) -> Mixture:
-    """The mixture of M products given all at once."""
-    log_mean = jax.nn.logsumexp(log_p, 1) - jnp.log(log_p.shape[1])
-    return Mixture(log_mean, log_p.mean(1), jax.vmap(_gather, (1, None), 2)(log_p, points), _gather(log_mean, points))
-
-
-def _count(latents):
-    return jax.tree.leaves(latents)[0].shape[0]
-
-
-# A scan that JAX differentiates would keep one (B, D, S) a latent for its carry. The derivative of log mean_j p_j needs only the final value and p_j,
-# which the backward pass computes again: 2 M forward and M backward calls, and two arrays (B, D, S).
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _visit(apply, mean_log, params, inputs, latents, points):
-    shape = jax.eval_shape(apply, params, inputs, jax.tree.map(lambda leaf: leaf[0], latents))
-    total, count = jnp.zeros(shape.shape, shape.dtype), _count(latents)
-
-    def one(carry, latent):
-        log_sum, log_total = carry
-        log_p = apply(params, inputs, latent)
-        return (jnp.logaddexp(log_sum, log_p), log_total + log_p if mean_log else None), _gather(log_p, points)
-
-    (log_sum, log_total), log_points = jax.lax.scan(one, (jnp.full_like(total, -jnp.inf), total if mean_log else None), latents)
-    return log_sum - jnp.log(count), log_total / count if mean_log else None, log_points
-
-
-def _visit_forward(apply, mean_log, params, inputs, latents, points):
-    out = _visit(apply, mean_log, params, inputs, latents, points)
-    return out, (params, inputs, latents, points, out[0])
-
-
-def _visit_backward(apply, mean_log, kept, cotangents):
-    params, inputs, latents, points, log_mean = kept
-    to_log_mean, to_mean_log, to_points = cotangents
-    count = _count(latents)
-
-    def one(total, each):
-        latent, to_point = each
-
-        def call(params):
-            log_p = apply(params, inputs, latent)
-            return log_p, _gather(log_p, points)
-
-        (log_p, _), pull = jax.vjp(call, params)
-        to_log_p = to_log_mean * jnp.exp(log_p - log_mean) / count
-        if mean_log:
-            to_log_p = to_log_p + to_mean_log / count
-        return jax.tree.map(jnp.add, total, pull((to_log_p, to_point))[0]), None
-
-    return jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), (latents, to_points))[0], None, None, None
-
-
-_visit.defvjp(_visit_forward, _visit_backward)
-
-
-def over_latents(params: Params, inputs: PyTree, latents: PyTree, points: Int[Array, "b n d"], *, apply: Callable, mean_log: bool = True) -> Mixture:
-    """The mixture of apply(params, inputs, latent) -> log p (B, D, S) over latents, any pytree of arrays (M, ...), without holding (B, M, D, S).
-
-    Differentiable (in reverse) in params alone, which hold floats. apply is one and the same function at every call and takes every array as an
-    argument: x_t, t and conditions are `inputs`, and a key for dropout is part of `latents`, since each latent's call is made again by the gradient."""
-    log_mean, mean, log_points = _visit(apply, mean_log, params, inputs, latents, points)
-    return Mixture(log_mean, mean, jnp.moveaxis(log_points, 0, 2), _gather(log_mean, points))
-
-
-def log_mean_over_latents(params: Params, inputs: PyTree, latents: PyTree, *, apply: Callable) -> Float[Array, "b d s"]:
-    """log mean_j p_j alone, as of `over_latents`: the targets of a teacher that is itself a mixture (iterated Di4C)."""
-    nowhere = jax.eval_shape(apply, params, inputs, jax.tree.map(lambda leaf: leaf[0], latents))
-    return over_latents(params, inputs, latents, jnp.zeros((nowhere.shape[0], 0, nowhere.shape[1]), jnp.int32), apply=apply, mean_log=False).log_mean
-
-
-def draw_over_latents(key: PRNGKey, params: Params, inputs: PyTree, latents: PyTree, *, apply: Callable) -> tuple[Float[Array, "b d s"], Int[Array, "b m d"]]:
-    """The consistency loss's targets without gradient: (log mean_i p_i, one draw x_0^(i) of each product p_i), p_i = apply(params, inputs, latent i).
-
-    latents hold the state x_u^(i), one teacher step from x_t, beside lambda'_i: arrays (M, B, D) and (M, B). Memory as of `over_latents`."""
-    frozen = jax.lax.stop_gradient(params)
-
-    def one(log_sum, each):
-        key, latent = each
-        log_p = apply(frozen, inputs, latent)
-        return jnp.logaddexp(log_sum, log_p), jax.random.categorical(key, log_p, mode="high").astype(jnp.int32)
-
-    shape = jax.eval_shape(apply, params, inputs, jax.tree.map(lambda leaf: leaf[0], latents))
-    count = _count(latents)
-    log_sum, drawn = jax.lax.scan(one, jnp.full(shape.shape, -jnp.inf, shape.dtype), (jax.random.split(key, count), latents))
-    return log_sum - jnp.log(count), drawn.swapaxes(0, 1)
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- the losses
@@ -243,3 +133,111 @@ def total(parts: Terms, t: Float[Array, "b"], *, weights: Weights) -> Float[Arra
     else:
         zone = jnp.where(t < weights.near, near, far)
     return zone + weights.alpha(t) * parts.datapoint + parts.marginal
+
+
+# ------------------------------------------------------------------------------------------------------------------------------- training on them
+@dataclasses.dataclass(frozen=True)
+class Di4CConfig:
+    """latents: M, of the student and of the consistency target; stratified: one in each M-th of [0, 1); teacher_latents: those the marginals of a teacher
+    that is a mixture are taken over. near: the distillation zone is t < near, and a batch (of a microbatch) lies there with probability near_share;
+    start_share: the part of the other rows that is at t = 1, where sampling begins (ours: uniform times hardly see it). gap_low, gap_high: t - u is
+    log-uniform between them, and at most t / 2. shape, scale, boost: see Weights. together: one network call for all latents, not one after another."""
+
+    latents: int = 16
+    stratified: bool = False
+    teacher_latents: int = 16
+    near: float = 0.02
+    near_share: float = 0.3
+    start_share: float = 0.0
+    gap_low: float = 1 / 1024
+    gap_high: float = 1 / 1024
+    shape: str = "sigmoid"
+    scale: float = 0.1
+    boost: float = 1.0
+    control_variate: bool = True
+    together: bool = True
+
+    def __post_init__(self):
+        for field, low, high in (("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1)):
+            if not low <= getattr(self, field) <= high:
+                raise ValueError(f"config field distill.{field} is {getattr(self, field)}; allowed: {low} to {high}")
+        self.weights  # refuses an unknown shape
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.shape, self.scale, self.near, self.boost)
+
+
+def draw_latents(key: PRNGKey, count: int, batch: int, stratified: bool) -> Float[Array, "m b"]:
+    """`count` latents in [0, 1) for each of `batch` rows: independent, or one in each of `count` equal parts."""
+    u = jax.random.uniform(key, (count, batch))
+    return (jnp.arange(count)[:, None] + u) / count if stratified else u
+
+
+def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> Task:
+    """The training of a student, a mixture, from a teacher's parameters (`frozen`) and data x_0 (B, L). A batch lies in one zone as a whole, so that only
+    one of distillation and consistency is computed. Its init is for the trainer's `initial`: a student starts from its teacher.
+
+    Network calls on B rows with M latents: in the far zone 1 of the teacher, M of the student for targets and M with gradient; a teacher that is a
+    mixture makes M + teacher_latents. Raises ValueError for a student that is no mixture."""
+    if not student.mixture:
+        raise ValueError("the student of Di4C is no mixture; allowed: a network with model.latent=True")
+    m, marginals = config.latents, mixtures.marginal(teacher, config.teacher_latents)
+    known = lambda log_p, x: mixtures.with_known(log_p, x, process)
+
+    def at_state(params, inputs, latent):
+        return known(student(params, *inputs, latent), inputs[0])
+
+    def at_target(params, time, each):
+        return known(student(params, each[0], time, each[1]), each[0])
+
+    def teacher_steps(key, frozen, log_teacher, x_t, t, u):
+        """x_u (M, B, L), each one ancestral step of the teacher from x_t."""
+
+        def one(key):
+            key_latent, key_symbol, key_bridge = jax.random.split(key, 3)
+            log_p = known(teacher(frozen, x_t, t, jax.random.uniform(key_latent, t.shape)), x_t) if teacher.mixture else log_teacher
+            x_0 = jax.random.categorical(key_symbol, log_p, mode="high").astype(x_t.dtype)
+            return process.bridge(key_bridge, x_0, x_t, t, u)
+
+        keys = jax.random.split(key, m)
+        return jax.vmap(one)(keys) if config.together else jax.lax.map(one, keys)
+
+    def loss(params, key, x_0, frozen):
+        key_zone, key_time, key_start, key_noise, key_gap, key_latent, key_other, key_teacher, key_target = jax.random.split(key, 9)
+        rows = len(x_0)
+        is_near = jax.random.uniform(key_zone) < config.near_share
+        low, high = jnp.where(is_near, 0.0, config.near), jnp.where(is_near, config.near, 1.0)
+        t = low + (high - low) * losses.stratified_times(key_time, rows, low=1e-3)
+        t = jnp.where(~is_near & (jax.random.uniform(key_start, (rows,)) < config.start_share), 1.0, t)
+        x_t = process.corrupt(key_noise, x_0, t)
+        latents = draw_latents(key_latent, m, rows, config.stratified)
+        log_teacher = jax.lax.stop_gradient(known(marginals(frozen, x_t, t), x_t))
+        options = dict(apply=at_state, together=config.together)
+
+        def near_zone(params):
+            found = mixtures.visit(params, (x_t, t), latents, x_0[:, None], **options)
+            return terms(found, log_teacher, None, control_variate=config.control_variate)._replace(consistency=jnp.zeros(rows))
+
+        def far_zone(params):
+            gap = jnp.exp(jax.random.uniform(key_gap, (rows,), minval=jnp.log(config.gap_low), maxval=jnp.log(config.gap_high)))
+            u = t - jnp.minimum(gap, t / 2)
+            targets = teacher_steps(key_teacher, frozen, log_teacher, x_t, t, u), draw_latents(key_other, m, rows, config.stratified)
+            log_target, drawn = mixtures.draw(key_target, params, u, targets, apply=at_target, together=config.together)
+            found = mixtures.visit(params, (x_t, t), latents, jnp.concatenate([x_0[:, None], drawn], 1), mean_log=False, **options)
+            return terms(found, log_teacher, log_target, control_variate=config.control_variate)._replace(distillation=jnp.zeros(rows))
+
+        parts = jax.lax.cond(is_near, near_zone, far_zone, params)
+        return total(parts, t, weights=config.weights).mean(), {name: value.mean() for name, value in parts._asdict().items()}
+
+    return Task(lambda key: (), loss)
+
+
+@functools.partial(jax.jit, static_argnames=("student", "process", "count"))
+def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, count: int = 64) -> Float[Array, "b"]:
+    """log mean_j prod_d p_j,d(x_0) - sum_d log mean_j p_j,d(x_0) in nats at a noising x_t of each row: how much likelier the data are by the student's
+    correlations than by its marginals. `count` fixed latents, one after another; 0 for a product."""
+    x_t = process.corrupt(key, x_0, t)
+    apply = lambda params, inputs, latent: mixtures.with_known(student(params, *inputs, latent), inputs[0], process)
+    found = mixtures.over_latents(params, (x_t, t), mixtures.latents_of(count, len(x_0)), x_0[:, None], apply=apply, mean_log=False)
+    return -datapoint(found)[:, 0]

@@ -6,12 +6,16 @@ one if none did. The student, at x_t, is pulled towards it by a divergence, the 
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jddd import losses
 from jddd.processes import Absorbing
-from jddd.types import BoundDenoiser, PRNGKey, Scalar
+from jddd.train import Task
+from jddd.types import BoundDenoiser, Denoiser, PRNGKey, Scalar, bind
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "mse", "total_variation", "log_l1")
 TIMES = ("even", "released")
@@ -75,3 +79,39 @@ def divergence(log_target: Float[Array, "*b v"], log_student: Float[Array, "*b v
         "log_l1": lambda: jnp.abs(p - q).sum(-1),
     }[kind]()
     return jnp.where(masked, each, 0.0).sum() / jnp.maximum(masked.sum(), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SDTTConfig:
+    """step: dt of the first round's teacher, doubled each round; count: K, teacher steps that one student step learns; divergence, times: see DIVERGENCES
+    and `times`."""
+
+    step: float = 1 / 1024
+    count: int = 2
+    divergence: str = "reverse_kl"
+    times: str = "even"
+
+    def __post_init__(self):
+        if not 0 < self.step * self.count <= 1:
+            raise ValueError(f"config fields distill.step and count are {self.step}, {self.count}; allowed: a product above 0, at most 1")
+        for field, allowed in (("divergence", DIVERGENCES), ("times", TIMES)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"config field distill.{field} is {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
+
+
+def task(teacher: Denoiser, student: Denoiser, process, config: SDTTConfig) -> Task:
+    """The training of one round from the teacher's parameters (`frozen`) and data x_0 (B, L): K + 1 network calls on B rows, one with gradient.
+
+    The mean over masked sites, unweighted in t. Raises ValueError for a process without masks and for mixtures."""
+    if not isinstance(process, Absorbing) or teacher.mixture or student.mixture:
+        raise ValueError("SDTT's process is not absorbing, or a network of it is a mixture; allowed: masked denoisers that are products")
+
+    def loss(params, key, x_0, frozen):
+        key_time, key_noise, key_target = jax.random.split(key, 3)
+        t = losses.stratified_times(key_time, len(x_0))
+        x_t = process.corrupt(key_noise, x_0, t)
+        _, log_target = target(key_target, x_t, t, bind(teacher, frozen), process=process, step=config.step, count=config.count, form=config.times)
+        value = divergence(log_target, student(params, x_t, t), process.noised(x_t), kind=config.divergence)
+        return value, {config.divergence: value}
+
+    return Task(lambda key: (), loss)
