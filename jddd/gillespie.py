@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jddd import processes, solvers
+from jddd import processes, schedules, solvers
 from jddd.types import Denoiser, Params, PRNGKey, bind
 
 
@@ -72,7 +72,7 @@ def _simulate(key, params, shape, *, denoiser, process, start, end) -> Simulated
         log_p, here = denoise(x, s)[rows, site], x[rows, site]
         rate = solvers.reverse_rate(process.log_score(log_p, here, s), here, s[:, None], process)
         alpha = process.schedule.alpha(s)
-        bound = solvers.noise_rate(process, s) * (1 - 1 / process.symbols + alpha / (1 - alpha))
+        bound = schedules.noise_rate(process.schedule, s) * (1 - 1 / process.symbols + alpha / (1 - alpha))
         law = jnp.concatenate([rate, jnp.maximum(bound - rate.sum(-1), 0.0)[:, None]], -1)  # the last entry: no jump
         to = jax.random.categorical(key_jump, jnp.log(law), mode="high").astype(x.dtype)
         moved = alive & (to < process.symbols)

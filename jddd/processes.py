@@ -187,15 +187,21 @@ class Uniform:
         return jnp.exp(noise) * score - jnp.expm1(noise) * score.mean(-1, keepdims=True)
 
     def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, floor: float = 0.0) -> Float[Array, "*b l"]:
-        """The integrand of the continuous-time NELBO in nats a site: the rate of KL between the true and the modelled reverse jumps,
-        sum over y != x_t of rate * [s_model - s_true + s_true log(s_true / s_model)] (Lou et al. 2024). floor is not used."""
+        """The integrand of the continuous-time NELBO in nats a site: d(total noise)/dt times the score entropy of the denoiser's scores,
+        which is the rate of KL between the true and the modelled reverse jumps (Lou et al. 2024). floor is not used."""
         column = _column(t, x_0)
-        floor = ((1 - self.schedule.alpha(column)) / self.symbols)[..., None]
-        marginal = floor + (1 - floor * self.symbols) * jax.nn.one_hot(x_0, self.symbols)
-        true = jnp.log(marginal) - jnp.log(jnp.take_along_axis(marginal, x_t[..., None], -1))
-        model = self.log_score(log_p, x_t, column)
-        rate = -schedules.slope(self.schedule, column) / self.schedule.alpha(column) / self.symbols
-        return rate * (jnp.exp(model) - jnp.exp(true) + jnp.exp(true) * (true - model)).sum(-1)
+        return schedules.noise_rate(self.schedule, column) * score_entropy(self.log_score(log_p, x_t, column), x_0, x_t, column, self)
+
+
+def score_entropy(log_score: Float[Array, "*b s"], x_0: Int[Array, "*b"], x_t: Int[Array, "*b"], t: Time, process) -> Float[Array, "*b"]:
+    """Denoising score entropy of each site: sum over y of the forward rate into x_t times [s - r log s + r (log r - 1)], r the true ratio given x_0
+    (Lou et al. 2024, theorem 3.4); t is a scalar or broadcasts against x_t. Written r (s/r - 1 - log(s/r)), which does not cancel where s is near r."""
+    marginal = process.noise(jax.nn.one_hot(x_0, process.states, dtype=log_score.dtype), t)
+    ratio = marginal / jnp.take_along_axis(marginal, x_t[..., None], -1)
+    excess = log_score - jnp.log(jnp.where(ratio > 0, ratio, 1.0))
+    each = jnp.where(ratio > 0, ratio * (jnp.expm1(excess) - excess), jnp.exp(log_score))
+    rate = process.rate_into(x_t)
+    return jnp.where(rate > 0, rate * each, 0.0).sum(-1)
 
 
 def with_evidence(process: Uniform, denoiser: Denoiser) -> Denoiser:

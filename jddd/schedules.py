@@ -61,6 +61,11 @@ def slope(schedule: Schedule, t: Time) -> Float[Array, "*b"]:
     return jnp.vectorize(jax.grad(schedule.alpha))(jnp.asarray(t, jnp.result_type(float)))
 
 
+def noise_rate(schedule: Schedule, t: Time) -> Float[Array, "*b"]:
+    """d(total noise) / dt = -alpha' / alpha, positive."""
+    return -slope(schedule, t) / schedule.alpha(t)
+
+
 def total_noise(schedule: Schedule, t: Time) -> Float[Array, "*b"]:
     """sigma-bar(t) = -log alpha(t) (SEDD's total noise)."""
     return -jnp.log(schedule.alpha(t))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jddd import losses, processes, solvers
+from jddd import losses, processes, schedules
 from jddd.types import Denoiser, Params, PRNGKey, Time
 
 
@@ -23,25 +23,14 @@ def log_score(raw: Float[Array, "*b v"], x_t: Int[Array, "*b"], t: Time, process
     return jnp.where(process.noised(x_t)[..., None], masked, jnp.where(own, 0.0, jnp.finfo(raw.dtype).min))
 
 
-def score_entropy(log_score: Float[Array, "*b s"], x_0: Int[Array, "*b"], x_t: Int[Array, "*b"], t: Time, process) -> Float[Array, "*b"]:
-    """Denoising score entropy of each site: sum over y of the forward rate into x_t times [s - r log s + r (log r - 1)], r the true ratio given x_0
-    (Lou et al. 2024, theorem 3.4); t is a scalar or broadcasts against x_t."""
-    marginal = process.noise(jax.nn.one_hot(x_0, process.states, dtype=log_score.dtype), t)
-    ratio = marginal / jnp.take_along_axis(marginal, x_t[..., None], -1)
-    constant = jnp.where(ratio > 0, ratio * (jnp.log(jnp.where(ratio > 0, ratio, 1.0)) - 1), 0.0)
-    each = jnp.exp(log_score) - jnp.where(ratio > 0, ratio * log_score, 0.0) + constant
-    rate = process.rate_into(x_t)
-    return jnp.where(rate > 0, rate * each, 0.0).sum(-1)
-
-
 def loss(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], *, process, network: Denoiser, low: float = 1e-3) -> Float[Array, "b"]:
-    """Diffusion-weighted denoising score entropy of each row, nats a site: score entropy times d(total noise)/dt at stratified times in [low, 1]. It is
-    a bound on -log p(x_0), less process.prior_kl. network: (params, x_t, t) -> raw output (B, L, V)."""
+    """Diffusion-weighted denoising score entropy of each row, nats a site: score entropy times d(total noise)/dt at stratified times in [low, 1]. With
+    low = 0 and process.prior_kl() added it is an unbiased estimate of a bound on -log p(x_0). network: (params, x_t, t) -> raw output (B, L, V)."""
     key_time, key_noise = jax.random.split(key)
     t = losses.stratified_times(key_time, x_0.shape[0], low=low)
     x_t = process.corrupt(key_noise, x_0, t)
-    entropy = score_entropy(log_score(network(params, x_t, t), x_t, t[:, None], process), x_0, x_t, t[:, None], process)
-    return solvers.noise_rate(process, t) * entropy.mean(-1)
+    entropy = processes.score_entropy(log_score(network(params, x_t, t), x_t, t[:, None], process), x_0, x_t, t[:, None], process)
+    return schedules.noise_rate(process.schedule, t) * entropy.mean(-1)
 
 
 def posterior(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t: Time, process) -> Float[Array, "*b v"]:

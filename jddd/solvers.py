@@ -63,14 +63,9 @@ def scale_score(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], coeffici
     return jnp.where(own, log_score, log_score + jnp.log(coefficient))
 
 
-def noise_rate(process, t) -> Float[Array, "*b"]:
-    """d(total noise) / dt."""
-    return -schedules.slope(process.schedule, t) / process.schedule.alpha(t)
-
-
 def reverse_rate(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t, process) -> Float[Array, "*b s"]:
     """Rates of the reverse process out of x_t, per unit of time; 0 at the own state (Campbell et al. 2022; Lou et al. 2024)."""
-    return noise_rate(process, t) * process.rate_into(x_t) * jnp.exp(log_score)
+    return schedules.noise_rate(process.schedule, t) * process.rate_into(x_t) * jnp.exp(log_score)
 
 
 def leap(rate: Float[Array, "*b s"], x: Int[Array, "*b"], duration, *, euler: bool = False, clip: bool = True) -> Float[Array, "*b s"]:
@@ -113,7 +108,7 @@ class Stage(NamedTuple):
 
 def corrector(log_score: Float[Array, "*b s"], x: Int[Array, "*b"], t, duration, *, process, clip: bool = True) -> Float[Array, "*b s"]:
     """A step of the process that keeps p_t: forward plus reverse rates for `duration` (Campbell et al. 2022, section 4.4), Euler."""
-    rate = reverse_rate(log_score, x, t, process) + noise_rate(process, t) * process.rate_from(x)
+    rate = reverse_rate(log_score, x, t, process) + schedules.noise_rate(process.schedule, t) * process.rate_from(x)
     return leap(rate, x, duration, euler=True, clip=clip)
 
 

@@ -34,7 +34,7 @@ def test_schedules_golden(golden, name):
         t = jnp.asarray(case["in_times"])
         schedule = SCHEDULES[name]
         np.testing.assert_allclose(schedules.total_noise(schedule, t), case[f"out_sigma_bar_{name}"], rtol=1e-9, atol=1e-15)
-        rate = -schedules.slope(schedule, t) / schedule.alpha(t)
+        rate = schedules.noise_rate(schedule, t)
         np.testing.assert_allclose(rate, case[f"out_sigma_rate_{name}"], rtol=1e-9)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_processes import GRAPHS, joint_posterior
 
-from jddd import losses, processes, schedules, score, solvers
+from jddd import losses, processes, schedules, score
 from jddd.types import Denoiser
 
 
@@ -17,9 +17,9 @@ def test_score_entropy_golden(golden, name):
     with jax.enable_x64(True):
         t = jnp.asarray(case["in_t_loss"])
         x_0, x_t = jnp.asarray(case["in_x0"]), jnp.asarray(case["in_xt"])
-        entropy = score.score_entropy(jnp.asarray(case["in_log_score_loss"]), x_0, x_t, t[:, None], process)
+        entropy = processes.score_entropy(jnp.asarray(case["in_log_score_loss"]), x_0, x_t, t[:, None], process)
         np.testing.assert_allclose(entropy, case["out_score_entropy"], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(solvers.noise_rate(process, t) * entropy.sum(-1), case["out_loss"], rtol=1e-9)
+        np.testing.assert_allclose(schedules.noise_rate(process.schedule, t) * entropy.sum(-1), case["out_loss"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name,process", [("sedd_absorb", processes.Absorbing(29, schedules.Linear(1e-3))), ("sedd_uniform", processes.Uniform(27, schedules.Geometric(1e-4, 20.0)))])
@@ -56,8 +56,8 @@ def test_loss_of_exact_scores_is_the_nelbo(process, key):
     t = jnp.linspace(0.2, 0.9, 4)
     x_t = process.corrupt(jax.random.fold_in(key, 1), x_0, t)
     nelbo = process.nelbo(log_p, x_0, x_t, t)
-    entropy = score.score_entropy(jax.vmap(process.log_score)(log_p, x_t, t), x_0, x_t, t[:, None], process)
-    np.testing.assert_allclose(solvers.noise_rate(process, t)[:, None] * entropy, nelbo, rtol=2e-4, atol=2e-5)  # float32 sums of terms that cancel
+    entropy = processes.score_entropy(jax.vmap(process.log_score)(log_p, x_t, t), x_0, x_t, t[:, None], process)
+    np.testing.assert_allclose(schedules.noise_rate(process.schedule, t)[:, None] * entropy, nelbo, rtol=2e-4, atol=2e-5)  # float32 sums of terms that cancel
 
 
 def test_learning_scores_finds_the_posterior(key):

@@ -32,13 +32,7 @@ class Table(NamedTuple):
 def log_bridge(x_0: Int[Array, "*b"], x_t: Int[Array, "*b"], t, s, process) -> Float[Array, "*b s"]:
     """log q(x_s | x_t, x_0) over the process's states, by Bayes' rule; -inf where impossible."""
     noise = schedules.total_noise(process.schedule, t) - schedules.total_noise(process.schedule, s)
-    alpha = process.schedule.alpha(s)
-    clean = alpha * jax.nn.one_hot(x_0, process.states)
-    if isinstance(process, processes.Absorbing):
-        marginal = clean + (1 - alpha) * jax.nn.one_hot(process.mask_id, process.states)
-    else:
-        marginal = clean + (1 - alpha) / process.states
-    joint = marginal * process.transition_into(x_t, noise)
+    joint = process.noise(jax.nn.one_hot(x_0, process.states), s) * process.transition_into(x_t, noise)
     return jnp.log(joint / joint.sum(-1, keepdims=True))
 
 
