@@ -99,10 +99,12 @@ class Absorbing:
         into_mask = jnp.append(jnp.full(self.symbols, -jnp.expm1(-noise)), 1.0)
         return jnp.where(self.noised(x_t)[..., None], into_mask, kept)
 
-    def staggered(self, score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
-        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
-        to_mask = -jnp.expm1(noise) * score.sum(-1, keepdims=True)
-        return score * jnp.exp(noise) + to_mask * jax.nn.one_hot(self.mask_id, self.states)
+    def staggered(self, log_score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
+        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to the score (Lou et al. 2024, Tweedie's formula), which
+        multiplies the symbols' entries and takes from the mask's what they gain."""
+        score = jnp.exp(log_score)
+        symbols, mask = score[..., :-1], score[..., -1:]
+        return jnp.concatenate([jnp.exp(noise) * symbols, mask - jnp.expm1(noise) * symbols.sum(-1, keepdims=True)], -1)
 
     def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: -alpha' / (1 - alpha) times the cross-entropy at masked sites
@@ -163,14 +165,14 @@ class Uniform:
         """log p_t(y) / p_t(x_t), 0 at the own state, 0 < t.
 
         The ratio is E[q(y | x_0) / q(x_t | x_0)] under p(x_0 | x_t). With b = (1 - alpha) / V, a clean symbol other than x_t gives
-        1 + alpha 1[x_0 = y] / b and the clean symbol x_t itself gives b / (b + alpha). t is a scalar or broadcasts against x_t."""
+        1 + alpha 1[x_0 = y] / b and the clean symbol x_t itself gives 1 - alpha / (b + alpha). Near t = 1 all ratios are close to 1 and what they are
+        off by is what counts: it is never added to 1. t is a scalar or broadcasts against x_t."""
         alpha = jnp.asarray(self.schedule.alpha(t))[..., None]
         floor = (1 - alpha) / self.symbols
         p = jnp.exp(log_p)
-        own = jnp.take_along_axis(p, x_t[..., None], -1)
-        score = (1 - own) + p * alpha / floor + own * floor / (floor + alpha)
-        score = jnp.where(jax.nn.one_hot(x_t, self.symbols, dtype=bool), 1.0, score)
-        return jnp.log(score)
+        off = p * alpha / floor - jnp.take_along_axis(p, x_t[..., None], -1) * alpha / (floor + alpha)
+        off = jnp.maximum(off, jnp.finfo(off.dtype).eps - 1)  # a ratio is above 0, whatever the rounding
+        return jnp.where(jax.nn.one_hot(x_t, self.symbols, dtype=bool), 0.0, jnp.log1p(off))
 
     def rate_into(self, x_t: Int[Array, "*b"]) -> Float[Array, "*b s"]:
         """Forward rate from every other state into x_t, per unit of total noise; 0 at the own state."""
@@ -182,9 +184,11 @@ class Uniform:
         """q(x_t | y) over a stretch of total noise `noise`, for every earlier state y."""
         return jnp.exp(-noise) * jax.nn.one_hot(x_t, self.symbols) - jnp.expm1(-noise) / self.symbols
 
-    def staggered(self, score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
-        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to score (Lou et al. 2024, Tweedie's formula)."""
-        return jnp.exp(noise) * score - jnp.expm1(noise) * score.mean(-1, keepdims=True)
+    def staggered(self, log_score: Float[Array, "*b s"], noise: Time) -> Float[Array, "*b s"]:
+        """The score `noise` earlier, relative to the same x_t: exp(-noise Q) applied to the score (Lou et al. 2024, Tweedie's formula), in terms of
+        what ratios are off 1 by: noise may be large, and 1s would cancel."""
+        off = jnp.expm1(log_score)
+        return 1 + jnp.exp(noise) * off - jnp.expm1(noise) * off.mean(-1, keepdims=True)
 
     def nelbo(self, log_p: Float[Array, "*b l v"], x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, floor: float = 0.0) -> Float[Array, "*b l"]:
         """The integrand of the continuous-time NELBO in nats a site: d(total noise)/dt times the score entropy of the denoiser's scores,

@@ -37,16 +37,16 @@ def posterior(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t: Time, p
     """log p(x_0 | x_t) from a log-score: the inverse of process.log_score for exact scores, the nearest law for others.
 
     Absorbing: the score of a masked site over its own sum (what a network's total mass is off by is dropped: the process knows when a site is
-    revealed). Uniform: the linear relation solved for p, negative parts cut."""
+    revealed). Uniform: the linear relation between p and what the scores are off 1 by, solved for p, negative parts cut."""
     if isinstance(process, processes.Absorbing):
         return jax.nn.log_softmax(log_score[..., : process.symbols], -1)
     alpha = jnp.asarray(process.schedule.alpha(t))[..., None]
     floor = (1 - alpha) / process.symbols
     own = jax.nn.one_hot(x_t, process.symbols, dtype=bool)
-    score = jnp.where(own, 0.0, jnp.exp(log_score))
+    off = jnp.where(own, 0.0, jnp.expm1(log_score))
     gain, loss = alpha / floor, alpha / (floor + alpha)
-    stay = jnp.clip(((process.symbols - 1) + gain - score.sum(-1, keepdims=True)) / ((process.symbols - 1) * loss + gain), 0.0, 1.0)
-    p = jnp.where(own, stay, jnp.maximum(score - 1 + stay * loss, 0.0) / gain)
+    stay = jnp.clip((gain - off.sum(-1, keepdims=True)) / ((process.symbols - 1) * loss + gain), 0.0, 1.0)
+    p = jnp.where(own, stay, jnp.maximum(off + stay * loss, 0.0) / gain)
     p = jnp.maximum(p, jnp.finfo(p.dtype).tiny)
     return jnp.log(p / p.sum(-1, keepdims=True))
 

@@ -90,7 +90,7 @@ def transition(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t, s, *, 
     if solver not in ("tweedie", "ancestral"):
         return leap(reverse_rate(log_score, x_t, t, process), x_t, t - s, euler=solver == "euler", clip=clip)
     noise = schedules.total_noise(process.schedule, t) - schedules.total_noise(process.schedule, s)
-    probability = process.staggered(jnp.exp(log_score), noise) * process.transition_into(x_t, noise)
+    probability = process.staggered(log_score, noise) * process.transition_into(x_t, noise)
     if not clip:
         return probability
     probability = jnp.maximum(probability, 0)
