@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from jddd import grids, laws, processes, remasking, sampling, schedules, solvers
 from jddd.distill import jys, lsd, profile
 from jddd.models import exact
-from jddd.types import bind
 
 Rows = list[dict[str, Any]]
 NEARLY = schedules.Linear(1e-10)  # alpha(1) > 0, as solvers of two calls need, and nothing left of the data
@@ -37,21 +36,10 @@ def chain(symbols: int, length: int, stay: float) -> exact.Joint:
     return exact.Joint(law.log_likelihood(laws.configurations(symbols, length)).reshape((symbols,) * length))
 
 
-@functools.partial(jax.jit, static_argnames=("process", "length", "solver", "form"))
-def _step(law, p, numbers, *, process, length, solver="tweedie", form="score"):
-    return laws.step(p, numbers, bind(exact.denoiser(process), law), length, process=process, solver=solver, form=form)
-
-
-def propagate(law: exact.Law, p: jax.Array, steps: solvers.Step, **options) -> jax.Array:
-    """laws.sampler, one compiled step at a time: one compilation serves every number of steps."""
-    steps = jax.tree.map(np.asarray, steps)
-    return functools.reduce(lambda p, k: _step(law, p, jax.tree.map(lambda a: a[k], steps), **options), range(len(steps.t)), p)
-
-
 def output(law: exact.Joint | exact.Mixture, shape: tuple[int, int], student: sampling.Student, schedule=NEARLY, **options) -> jax.Array:
     """The law over V^L, shape (V, L), of an absorbing sampler's samples with the exact denoiser."""
-    process, masked = processes.Absorbing(shape[0], schedule), jnp.zeros((shape[0] + 1) ** shape[1]).at[-1].set(1.0)
-    return laws.data_law(propagate(law, masked, student.steps(), process=process, length=shape[1], **options), shape[1], process)
+    process = processes.Absorbing(shape[0], schedule)
+    return laws.data_law(laws.sampler(student, law, shape[1], denoiser=exact.denoiser(process), process=process, **options), shape[1], process)
 
 
 def bits(p: jax.Array, q: jax.Array) -> float:
@@ -136,7 +124,8 @@ def convergence(counts: Sequence[int] = (4, 8, 16, 32), names: Sequence[str] = S
     law, process = exact.Joint(jnp.log(jnp.asarray(draw / draw.sum()))), processes.Uniform(3, schedules.Linear(1e-3))
     first, last = (laws.marginal(jnp.exp(law.log_p).ravel(), 3, t, process) for t in (start, end))
     steps = lambda n: sampling.plain(jnp.linspace(start, end, n + 1)).steps()._replace(last=np.zeros(n, bool))
-    distance = lambda n, solver: float(laws.total_variation(propagate(law, first, steps(n), process=process, length=3, solver=solver), last))
+    options = dict(denoiser=exact.denoiser(process), process=process)
+    distance = lambda n, solver: float(laws.total_variation(laws.propagate(first, steps(n), law, 3, solver=solver, **options), last))
     rows = [{"solver": solver, "calls a step": solvers.calls(solver, 2) - 1} | {f"N = {n}": distance(n, solver) for n in counts} for solver in names]
     slope = lambda row: math.log(row[f"N = {counts[-1]}"] / row[f"N = {counts[-2]}"]) / math.log(counts[-1] / counts[-2])
     return [row | {"slope": slope(row)} for row in rows]

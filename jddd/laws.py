@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jddd import solvers
 from jddd.sampling import Student
-from jddd.types import BoundDenoiser, Scalar
+from jddd.types import Denoiser, Params, Scalar
 
 
 def configurations(states: int, length: int) -> Int[Array, "n l"]:
@@ -36,14 +36,17 @@ def marginal(law_0: Float[Array, "k"], length: int, t, process) -> Float[Array, 
     return law.ravel()
 
 
-def step(law: Float[Array, "n"], numbers: solvers.Step, denoise: BoundDenoiser, length: int, *, process, solver: str = "tweedie", form: str = "score", theta: float = 0.5, batch: int = 256) -> Float[Array, "n"]:
-    """The law after one step of a sampler that reveals independently."""
-    states = configurations(process.states, length)
+@functools.partial(jax.jit, static_argnames=("length", "denoiser", "process", "solver", "form", "theta"))
+def step(
+    p: Float[Array, "n"], numbers: solvers.Step, params: Params, length: int, *, denoiser: Denoiser, process, solver: str = "tweedie", form: str = "score", theta: float = 0.5
+) -> Float[Array, "n"]:
+    """The law after one step of a sampler that reveals independently, from the law p before it; compiled once for all numbers."""
+    states, batch = configurations(process.states, length), 256
     options = dict(process=process, solver=solver, form=form, theta=theta)
 
     def log_p(x, stage):
-        x = x.reshape(-1, length)
-        return jnp.concatenate([solvers.temper(denoise(x[i : i + 4096], solvers.stages(solver, theta)[stage].time(numbers)), numbers.temperature) for i in range(0, len(x), 4096)])
+        x, t = x.reshape(-1, length), solvers.stages(solver, theta)[stage].time(numbers)
+        return jnp.concatenate([solvers.temper(denoiser(params, x[i : i + 4096], t), numbers.temperature) for i in range(0, len(x), 4096)])
 
     first = log_p(states, 0)
 
@@ -54,7 +57,7 @@ def step(law: Float[Array, "n"], numbers: solvers.Step, denoise: BoundDenoiser, 
     if solver in solvers.ONE_CALL:
         spread = lambda inputs: jax.vmap(after_first)(inputs).sum(0)
         size = min(batch, len(states))
-        padded = jax.tree.map(lambda a: jnp.pad(a, [(0, -len(a) % size)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, size, *a.shape[1:]), (states, first, law))
+        padded = jax.tree.map(lambda a: jnp.pad(a, [(0, -len(a) % size)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, size, *a.shape[1:]), (states, first, p))
         return jax.lax.map(spread, padded).sum(0)
     second = log_p(states, 1)
 
@@ -65,18 +68,28 @@ def step(law: Float[Array, "n"], numbers: solvers.Step, denoise: BoundDenoiser, 
         both = jax.vmap(then)(states, second, product(middle)).sum(0)
         return weight * jnp.where(numbers.last, product(middle), both)
 
-    return jax.lax.map(after_both, (states, first, law)).sum(0)
+    return jax.lax.map(after_both, (states, first, p)).sum(0)
 
 
-def sampler(student: Student, denoise: BoundDenoiser, length: int, *, process, start: Float[Array, "n"] | None = None, **options) -> Float[Array, "n"]:
-    """The law of a sampler's output over S^L states; start: the law at the first time, by default the prior's. options: of `step`."""
-    states = configurations(process.states, length)
+def propagate(p: Float[Array, "n"], numbers: solvers.Step, params: Params, length: int, **options) -> Float[Array, "n"]:
+    """The law after all steps, numbers (M,), from the law p before the first. options: of `step`."""
+    numbers = jax.tree.map(np.asarray, numbers)
+    return functools.reduce(lambda p, k: step(p, jax.tree.map(lambda a: a[k], numbers), params, length, **options), range(len(numbers.t)), p)
+
+
+def sampler(student: Student, params: Params, length: int, *, denoiser: Denoiser, process, start: Float[Array, "n"] | None = None, **options) -> Float[Array, "n"]:
+    """The law of a sampler's output over S^L states; start: the law at the first time, by default the prior's. options: of `step`.
+
+    Raises ValueError for a start of another length, and for a first time with alpha = 0, from which only a single step has a law: the score of every
+    symbol is 0 there, at an infinite rate."""
+    if student.count > 1 and not float(process.schedule.alpha(student.times[0])) > 0:
+        raise ValueError(f"sampler.times begins with {float(student.times[0])}, where alpha is 0; allowed: a schedule with alpha(t_0) > 0, as Linear(1e-10) in float64, or one step")
     if start is None:
         prior = process.noise(jnp.zeros((1, process.states)), 1.0)[0]  # what is left of no data at all: the noise itself
         start = product(jnp.broadcast_to(prior / prior.sum(), (length, process.states)))
-    assert len(start) == len(states)
-    advance = lambda law, numbers: (step(law, numbers, denoise, length, process=process, **options), None)
-    return jax.lax.scan(advance, start, student.steps())[0]
+    if len(start) != process.states**length:
+        raise ValueError(f"start has {len(start)} states; allowed: {process.states**length}, all those of {length} sites")
+    return propagate(start, student.steps(), params, length, denoiser=denoiser, process=process, **options)
 
 
 def total_variation(p: Float[Array, "n"], q: Float[Array, "n"]) -> Scalar:

@@ -10,7 +10,7 @@ import pytest
 from jddd import grids, laws, processes, sampling, schedules, solvers
 from jddd.gillespie import expected_candidates, gillespie
 from jddd.models import exact
-from jddd.types import Denoiser, bind
+from jddd.types import Denoiser
 
 NEARLY = schedules.Linear(1e-10)  # alpha(1) > 0, as the general transition needs, and nothing left of the data
 
@@ -18,7 +18,7 @@ NEARLY = schedules.Linear(1e-10)  # alpha(1) > 0, as the general transition need
 def output(law, symbols, length, student, **options):
     """The law of a sampler's samples with the exact denoiser of the absorbing process, over V^L."""
     process = processes.Absorbing(symbols, NEARLY)
-    found = laws.sampler(student, bind(exact.denoiser(process), law), length, process=process, **options)
+    found = laws.sampler(student, law, length, denoiser=exact.denoiser(process), process=process, **options)
     return laws.data_law(found, length, process)
 
 
@@ -76,7 +76,7 @@ def test_a_mixture_solves_all_equal_data_in_one_step():
         process = processes.Absorbing(3, NEARLY)
         one_step = sampling.plain(grids.uniform(1))
         component = lambda symbol: exact.Mixture(jnp.ones(1), exact.smooth(jax.nn.one_hot(jnp.full((1, 3), symbol), 3), 1e-14))
-        drawn = [laws.sampler(one_step, bind(exact.denoiser(process), component(symbol)), 3, process=process) for symbol in range(3)]
+        drawn = [laws.sampler(one_step, component(symbol), 3, denoiser=exact.denoiser(process), process=process) for symbol in range(3)]
         p = laws.data_law(sum(drawn) / 3, 3, process)
         assert laws.total_variation(p, jnp.exp(data.log_p).ravel()) < 1e-9
         np.testing.assert_allclose(laws.total_variation(output(data, 3, 3, one_step), jnp.exp(data.log_p).ravel()), 1 - 3.0**-2, rtol=1e-9)
@@ -88,11 +88,11 @@ def test_di4c_second_theorem(share, expected):
     (1 - share) of the product denoiser and share of the teacher's own composed steps, N = 8. The figures are the shared notes'."""
     with jax.enable_x64(True):
         process, steps = processes.Absorbing(2, NEARLY), 8
-        denoise = bind(exact.denoiser(process), exact.all_equal(2, 2, 1e-12))
+        data, denoiser = exact.all_equal(2, 2, 1e-12), exact.denoiser(process)
         numbers = sampling.plain(grids.uniform(steps)).steps()
         states = process.states**2
         at = lambda k: jax.tree.map(lambda a: a[k], numbers)
-        kernel = lambda step: jax.vmap(lambda law: laws.step(law, step, denoise, 2, process=process, solver="tweedie"))(jnp.eye(states))
+        kernel = lambda step: jax.vmap(lambda law: laws.step(law, step, data, 2, denoiser=denoiser, process=process))(jnp.eye(states))
         teacher = [kernel(at(k)) for k in range(steps)]
         once = [kernel(at(k)._replace(last=jnp.asarray(True))) for k in range(steps)]  # the product denoiser from each time
         composed, student = jnp.eye(states), [None] * steps
@@ -115,17 +115,14 @@ def smooth_joint(symbols=3, length=3, spread=0.2):
     return exact.Joint(jnp.log(jnp.asarray(q / q.sum())))
 
 
-def errors(solver, counts, start=0.8, end=0.05):
+def errors(solver, counts, start=0.8, end=0.05, **options):
     """TV between the exact marginal at `end` and the law of a sampler that starts from the exact marginal at `start`, for each number of steps."""
     law, process = smooth_joint(), processes.Uniform(3, schedules.Linear(1e-3))
-    denoise, q = bind(exact.denoiser(process), law), jnp.exp(law.log_p).ravel()
-    advance = jax.jit(lambda p, step: laws.step(p, step, denoise, 3, process=process, solver=solver))
+    q = jnp.exp(law.log_p).ravel()
     found = []
     for count in counts:
         numbers = sampling.plain(jnp.linspace(start, end, count + 1)).steps()._replace(last=jnp.zeros(count, bool))
-        p = laws.marginal(q, 3, start, process)
-        for k in range(count):
-            p = advance(p, jax.tree.map(lambda a: a[k], numbers))
+        p = laws.propagate(laws.marginal(q, 3, start, process), numbers, law, 3, denoiser=exact.denoiser(process), process=process, solver=solver, **options)
         found.append(float(laws.total_variation(p, laws.marginal(q, 3, end, process))))
     return np.array(found)
 
@@ -164,11 +161,39 @@ def test_samplers_draw_their_law(process, solver, options, numbers, key):
     start = jnp.asarray(np.random.default_rng(1).integers(0, 2, (n, 2))) if isinstance(process, processes.Uniform) else None
     drawn = np.asarray(sampling.sampler(denoiser, process, (n, 2), solver=solver, **options)(key, law, student, start))
     with jax.enable_x64(True):
-        expected = laws.data_law(laws.sampler(student, bind(denoiser, law), 2, process=process, solver=solver, **options), 2, process)
+        expected = laws.data_law(laws.sampler(student, law, 2, denoiser=denoiser, process=process, solver=solver, **options), 2, process)
     expected = np.asarray(expected)
     np.testing.assert_allclose(expected.sum(), 1, atol=1e-5)
     frequency = np.bincount(drawn[:, 0] * 2 + drawn[:, 1], minlength=4) / n
     assert (np.abs(frequency - expected) < 5 * np.sqrt(expected / n)).all(), (frequency, expected)
+
+
+@pytest.mark.parametrize("solver", ["tweedie", "euler", "tau_leaping", "theta_trapezoidal"])
+@pytest.mark.parametrize("steps", [2, 3, 4, 5, 6])
+def test_long_steps_of_the_uniform_process_in_float32(solver, steps):
+    """A geometric schedule's first steps cross 10 nats of noise, where scores are 1 + 1e-9 and more: float32 finds the law of float64 (one part in 1e4:
+    single numbers have 1e-7, times the total noise of 20)."""
+    process, student = processes.Uniform(3, schedules.Geometric()), sampling.plain(grids.uniform(steps))
+
+    def law():
+        joint = smooth_joint(3, 2, 1.0)
+        return np.asarray(laws.sampler(student, joint, 2, denoiser=exact.denoiser(process), process=process, solver=solver))
+
+    with jax.enable_x64(True):
+        double = law()
+    np.testing.assert_allclose(law(), double, rtol=1e-4)
+
+
+def test_laws_that_do_not_exist_are_refused():
+    """From alpha = 0 more than one step has no law; a start must be a law on all states."""
+    law, student = smooth_joint(2, 2), sampling.plain(grids.uniform(2))
+    for process, start, field in ((processes.Absorbing(2), None, "sampler.times"), (processes.Absorbing(2, schedules.Linear(1e-2)), jnp.ones(4) / 4, "start has 4 states")):
+        with pytest.raises(ValueError, match=field):
+            laws.sampler(student, law, 2, denoiser=exact.denoiser(process), process=process, start=start)
+    once = laws.sampler(sampling.plain(grids.uniform(1)), law, 2, denoiser=exact.denoiser(processes.Absorbing(2)), process=processes.Absorbing(2))
+    np.testing.assert_allclose(once.sum(), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="share is 1.5"):
+        exact.all_equal(2, 2, 1.5)
 
 
 def test_network_calls_are_counted(key):

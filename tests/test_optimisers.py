@@ -14,7 +14,6 @@ from jddd import grids, laws, processes, sampling, schedules
 from jddd.distill import jys, lsd, segments
 from jddd.distill import profile as profiles
 from jddd.models import exact
-from jddd.types import bind
 
 
 def implied_rates(student, process):
@@ -186,8 +185,8 @@ PAPER = lsd.LSDConfig(objective="paper", learn_times=False, renormalise=False, r
 def chain():
     """(law of a student's samples over the 3^6 sequences as a function of (student, form), exact to float32; the data's; tv of a law from it)."""
     data = jnp.exp(STICKY.log_likelihood(laws.configurations(3, LENGTH)))
-    run = jax.jit(lambda student, form: laws.data_law(laws.sampler(student, bind(DENOISER, STICKY), LENGTH, process=PROCESS, form=form), LENGTH, PROCESS), static_argnums=1)
-    return lambda student, form="score": run(student, form), data, lambda law: float(laws.total_variation(law, data))
+    run = lambda student, form="score": laws.data_law(laws.sampler(student, STICKY, LENGTH, denoiser=DENOISER, process=PROCESS, form=form), LENGTH, PROCESS)
+    return run, data, lambda law: float(laws.total_variation(law, data))
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +225,7 @@ def closed_form(chain):
         scores = jnp.where(elsewhere, jnp.exp(PROCESS.log_score(DENOISER(STICKY, states, numbers.t), states, numbers.t)), 0.0).reshape(len(states), -1)
         teacher = laws.marginal(data, LENGTH, numbers.t, PROCESS)
         phi = (teacher @ scores) @ (law @ scores) / (law @ (scores * scores).sum(-1))
-        return laws.step(law, numbers, bind(DENOISER, STICKY), LENGTH, process=PROCESS), phi
+        return laws.step(law, numbers, STICKY, LENGTH, denoiser=DENOISER, process=PROCESS), phi
 
     law, found = jnp.zeros(len(states)).at[-1].set(1.0), []
     for k in range(STEPS):

@@ -9,6 +9,7 @@ one; the experiments state the share they use.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ from jddd.types import Denoiser, PRNGKey
 
 
 def smooth(p: Float[Array, "*b v"], share: float) -> Float[Array, "*b v"]:
-    """(1 - share) p + share / V along the last axis."""
+    """(1 - share) p + share / V along the last axis. Raises ValueError for a share outside [0, 1]."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share}; allowed: 0 to 1")
     return (1 - share) * p + share / p.shape[-1]
 
 
@@ -111,8 +114,10 @@ class Mixture(NamedTuple):
 Law = Joint | MarkovChain | Mixture
 
 
+@functools.lru_cache(maxsize=256)
 def denoiser(process) -> Denoiser:
-    """The exact denoiser of a process; its params are a Law. Positive log-probabilities do not underflow: zeros become the smallest float."""
+    """The exact denoiser of a process, one object for each, so that what is compiled for it serves again; its params are a Law. Probabilities that
+    underflow, and zeros, become the smallest positive float, so that their logarithms are finite."""
 
     def features(law: Law, x_t: Int[Array, "b l"], t) -> Float[Array, "b l v"]:
         t = jnp.asarray(t)
