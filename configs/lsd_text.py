@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jddd.build import DataConfig, defaults
 from jddd.distill.lsd import LSDConfig
-from jddd.students import ReportConfig
+from jddd.experiment import ReportConfig
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -42,7 +42,8 @@ def foremost(rank: Float[Array, "b l"], masked: Bool[Array, "b l"], count: Int[A
 
 
 def within_bound(entropy: Float[Array, "b l"], masked: Bool[Array, "b l"], bound, tie: Float[Array, "b l"] | float = 0.0) -> Bool[Array, "b l"]:
-    """Added to entropies, for their order only: tie. The largest set of masked sites, lowest entropies first, whose entropies sum to at most bound + the largest of them (EB-Sampler, eq. 7)."""
+    """The largest set of masked sites, lowest entropies first, whose entropies without the largest of them sum to at most `bound` nats (EB-Sampler, eq. 7).
+    tie: added to the entropies where they are put in order, not where they are summed."""
     order = jnp.argsort(jnp.where(masked, entropy + tie, jnp.inf), -1)
     ascending = jnp.take_along_axis(jnp.where(masked, entropy, 0.0), order, -1)
     count = ((jnp.cumsum(ascending, -1) - ascending <= bound) & jnp.take_along_axis(masked, order, -1)).sum(-1)

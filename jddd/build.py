@@ -20,6 +20,7 @@ PROCESSES = {"absorbing": processes.Absorbing, "uniform": processes.Uniform}
 COUNTS = {  # the fields that must be 1 or more, in whatever section
     *("length", "steps", "batch", "microbatches", "width", "depth", "heads", "model", "save_every", "log_every"),
     *("rounds", "teacher_steps", "samples", "profile_windows", "match_samples", "bootstrap"),
+    *("symbols", "windows", "solver_samples", "reference_samples", "trained_samples"),
 }
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, evaluate, grids, pretrained, processes, remasking, report, runs, sampling
+from jddd import build, checkpoints, evaluate, grids, pretrained, processes, remasking, report, runs, sampling, solvers
 from jddd.data import countdown
 from jddd.distill import jys, lsd
 from jddd.distill import profile as profiles
@@ -22,7 +22,8 @@ from jddd.evaluate import Bench
 from jddd.metrics import countdown as metrics
 from jddd.models import exact
 from jddd.runs import Entry
-from jddd.students import ReportConfig, Stages, distil_all
+from jddd.students import distil_all
+from jddd.writers import Stages
 
 COLUMNS = {
     "sampler": "sampler", "grid": "grid", "nfe": "NFE", "violation_rate": "violations a site", "violation_rate_jys": "as JYS counts", "restart_distance": "restart distance",
@@ -56,11 +57,16 @@ class CountdownConfig:
     precision: str = "high"
 
     def __post_init__(self):
-        for field in ("nfe", "solver_nfe", "paper_nfe", "trained_nfe"):
+        for field, least, of in (("nfe", 1, ()), ("solver_nfe", 2, self.nfe), ("paper_nfe", 1, self.nfe), ("trained_nfe", 1, ())):
             values = getattr(self, field)
-            if not all(isinstance(v, int) and v >= 1 and v & (v - 1) == 0 for v in values) or not set(values) <= set(self.nfe) | set(self.trained_nfe):
-                raise ValueError(f"config field report.{field} is {values}; allowed: powers of two (JYS halves its steps), those of report.nfe {self.nfe}")
-        if self.windows % 32:
+            if not all(isinstance(v, int) and v >= least and v & (v - 1) == 0 for v in values) or (of and not set(values) <= set(of)) or (field == "nfe" and not values):
+                raise ValueError(f"config field report.{field} is {values}; allowed: powers of two (JYS halves its steps) from {least} on{f', members of report.nfe {of}' if of else ''}")
+        for field, least, reason in (("symbols", 2, ""), ("length", max(4, *self.solver_nfe), ", for 4-grams and a site a step of report.solver_nfe")):
+            if getattr(self, field) < least:
+                raise ValueError(f"config field report.{field} is {getattr(self, field)}; allowed: {least} or more{reason}")
+        if self.precision not in solvers.PRECISIONS:
+            raise ValueError(f"config field report.precision is {self.precision!r}; allowed: {', '.join(solvers.PRECISIONS)}")
+        if self.windows < 32 or self.windows % 32:
             raise ValueError(f"config field report.windows is {self.windows}; allowed: a multiple of 32")
         if not 0 < self.share < 1:
             raise ValueError(f"config field report.share is {self.share}; allowed: above 0 (off the data's support the exact denoiser needs it), below 1")
@@ -79,8 +85,9 @@ def dp_times(profile: profiles.Profile, nfe: int, process) -> jax.Array:
 
 
 def times_of_counts(counts: np.ndarray, process) -> jax.Array:
-    """Times at which reveal 'counted' has revealed exactly `counts` (M + 1,) of L sites, from 0 to L."""
-    return jnp.minimum(process.schedule.inverse(jnp.asarray(counts) / counts[-1]), 1.0).at[-1].set(0.0)
+    """Times at which reveal 'counted' has revealed exactly `counts` (M + 1,) of L sites, from 0 to L: at t = 1 nothing is revealed, whatever alpha(1)."""
+    masked = (1 - process.schedule.alpha(1.0)) * (1 - jnp.asarray(counts) / counts[-1])
+    return jnp.minimum(process.schedule.inverse(1 - masked), 1.0).at[0].set(1.0).at[-1].set(0.0)
 
 
 def entropy_bound(bench: Bench, nfe: int, halvings: int = 8) -> float:
@@ -126,7 +133,7 @@ def other_solvers(bench: Bench, nfe: int, profile: profiles.Profile, counts: np.
     if nfe >= 8:
         times, shares = remasking.loop(nfe, process, at=0.8, eta=0.05)
         found.append(Entry("ReMDM, loop", "loop", sampling.plain(times).replace(remasks=shares)))
-    return [entry for entry in found if entry.nfe >= 1]
+    return found
 
 
 def figures(result: dict, entries: list[Entry]) -> dict[str, Figure]:
@@ -143,15 +150,30 @@ def figures(result: dict, entries: list[Entry]) -> dict[str, Figure]:
     return {"quality against NFE": quality, "cost profile": profile, "learned times and coefficients": report.learned_numbers(entries)}
 
 
+def load_trained(name: str, sizes: CountdownConfig, process) -> pretrained.Pretrained:
+    """The trained teacher. Raises ValueError where there is none, where it is of other data, or where no row is asked of it."""
+    trained = pretrained.load(name)
+    network = trained.network
+    if network.process != process or network.length != sizes.length:
+        raise ValueError(f"config field trained is {name!r}, a network of {network.length} sites and {network.process}; allowed: {sizes.length} sites and {process}, or '' for none")
+    if not sizes.trained_nfe:
+        raise ValueError(f"config field report.trained_nfe is () with trained {name!r}; allowed: one number or more, or trained '' for none")
+    return trained
+
+
 def run(config: ConfigDict, workdir: Path) -> dict:
     """The whole experiment; returns what metrics.json holds, without its tables. A run that was killed goes on where it was."""
     stages = Stages()
     settings = build.section(lsd.LSDConfig, config.distill, "distill")
     sizes = build.section(CountdownConfig, config.report, "report")
-    runs.record(workdir, config)
-    process = build.process(build.section(build.ProcessConfig, config.process, "process"), sizes.symbols)
+    noise = build.section(build.ProcessConfig, config.process, "process")
+    process = build.process(noise, sizes.symbols)
     if not isinstance(process, processes.Absorbing):
-        raise ValueError(f"config field process.name is {config.process.name!r}; allowed: 'absorbing'")
+        raise ValueError(f"config field process.name is {noise.name!r}; allowed: 'absorbing'")
+    if noise.schedule != "linear" or not noise.eps > 0:
+        raise ValueError(f"config fields process.schedule, process.eps are {noise.schedule!r}, {noise.eps}; allowed: 'linear', whose grids these are, and eps above 0 (solvers of two calls need alpha(1) > 0)")
+    trained = load_trained(config.trained, sizes, process) if config.trained else None
+    runs.record(workdir, config, {"trained": checkpoints.digest(trained.params)} if trained else {})
     chain = exact.countdown(sizes.symbols, sizes.share)
     windows = countdown.Countdown(sizes.symbols, sizes.length).windows(sizes.windows)
     score = functools.partial(metrics.score, chain=chain, repeats=sizes.bootstrap)
@@ -167,15 +189,15 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 
     def learn(teacher, x_0, nfe, paper_nfe, settings):
         """(profile, students of a teacher)."""
-        students_of = ReportConfig(nfe=nfe, extra_nfe=paper_nfe, claim_nfe=(), samples=sizes.samples, batch=min(16, sizes.batch), seed=sizes.seed)
-        distilled = distil_all(x_0, settings, students_of, stages, rates=steep_rates(), **teacher)
+        options = dict(nfe=nfe, extra_nfe=paper_nfe, rows=min(settings.batch, sizes.samples), seed=sizes.seed, rates=steep_rates())
+        distilled = distil_all(x_0, settings, stages, **options, **teacher)
         return distilled.costs, distilled, [e for e in distilled.entries if e.sampler != "LSD+ (Euler)"]  # its law is that of LSD+ (Tweedie)
 
     profile, distilled, students = learn(teacher, windows, sizes.nfe, sizes.paper_nfe, settings)
     curves["exact denoiser"] = distilled.profile
     with stages("optimise: Jump Your Steps"):
         key, x_0 = jax.random.key(sizes.seed + 3), jnp.asarray(windows[:32])
-        most, most_counts = max(sizes.nfe), max(sizes.solver_nfe)  # it halves every step: the finest grid holds all the coarser ones
+        most, most_counts = max(sizes.nfe), max(sizes.solver_nfe, default=1)  # it halves every step: the finest grid holds all the coarser ones
         finest = jys.optimise_times(key, chain, x_0, most, denoiser=bench.denoiser, process=process)
         by_jys = [Entry("Tweedie (= Euler)", "JYS", sampling.plain(finest[:: most // nfe])) for nfe in sizes.nfe]
         finest = jys.optimise_counts(key, chain, x_0, most_counts, denoiser=bench.denoiser, process=process)
@@ -190,13 +212,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         for nfe in sizes.solver_nfe:
             add(bench._replace(count=sizes.solver_samples), other_solvers(bench, nfe, profile, counts[nfe]), f"solvers, NFE {nfe}")
     networks = {}
-    if config.trained:
-        with stages("load the trained teacher"):
-            trained = pretrained.load(config.trained)
-            network = trained.network
-            if network.process != process or network.length != sizes.length:
-                raise ValueError(f"config field trained is {config.trained!r}, a network of {network.length} sites and {network.process}; allowed: {sizes.length} sites and {process}")
-        own = dict(denoiser=network.denoiser, process=process, params=trained.params)
+    if trained:
+        own = dict(denoiser=trained.network.denoiser, process=process, params=trained.params)
         networks["trained by score entropy"] = trained.description["metrics"]
         own_profile, own_distilled, own_students = learn(own, windows[:32], sizes.trained_nfe, (), settings)
         curves["trained by score entropy"] = own_distilled.profile

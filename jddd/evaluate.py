@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jddd import sampling, solvers
+from jddd import checkpoints, sampling, solvers
 from jddd.metrics import sequences
 from jddd.runs import Entry
 from jddd.types import Denoiser, Params
@@ -119,19 +119,11 @@ def match_entropy(bench: Bench, entry: Entry, target: float, count: int, *, tole
     return temperature, reached / target - 1
 
 
-def _numbers(student: sampling.Student) -> list:
-    """The numbers of a student that make its law: times, coefficients, temperatures, confidences and, by name, others that are not those of a plain
-    sampler. (So a number that Student gains leaves the laws of the rows kept before as they were.)"""
-    numbers, plain = ({k: np.asarray(v).tolist() for k, v in vars(s).items()} for s in (student, sampling.plain(student.times)))
-    always = ("times", "coefficients", "temperatures", "confidences")
-    return [*(numbers[k] for k in always), *({k: v} for k, v in numbers.items() if k not in always and v != plain[k])]
-
-
 def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
     """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, reveal, seed, count), so that a
     run that was killed reads them back, and two names of one law (see solvers.canonical) share one set of samples."""
     solver = solvers.canonical(entry.solver, bench.process)
-    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, *_numbers(entry.student)])
+    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, checkpoints.digest(entry.student)])
     file = bench.cache / f"{hashlib.sha256(law.encode()).hexdigest()[:24]}.npz"
     try:
         saved = np.load(file)

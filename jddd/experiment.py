@@ -13,14 +13,49 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, text_report
+from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers, text_report
 from jddd.data import text
 from jddd.distill import lsd
 from jddd.evaluate import Bench
 from jddd.metrics import sequences
 from jddd.metrics.text import Scorer
 from jddd.runs import Entry
-from jddd.students import ReportConfig, Stages, distil_all
+from jddd.students import distil_all
+from jddd.writers import Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """nfe: network calls of the table; extra_nfe: those at which the other objectives and forms are shown too; claim_nfe: where equal-entropy
+    comparisons are made, against twice as many calls; match_samples: samples a step of a temperature search; confidences: reveal-order strengths to
+    try, as (first step, last step) pairs; temperatures: of the quality-against-entropy plot."""
+
+    nfe: tuple = (4, 8, 16, 32, 64)
+    extra_nfe: tuple = (8,)
+    claim_nfe: tuple = (8,)
+    samples: int = 64
+    batch: int = 64
+    teacher_steps: int = 256
+    seed: int = 0
+    precision: str = "high"
+    profile_windows: int = 64
+    match_samples: int = 64
+    bootstrap: int = 200
+    confidences: tuple = ((0.0, 0.0), (1.0, 1.0), (3.0, 3.0), (0.0, 3.0), (3.0, 0.0))
+    temperatures: tuple = (0.7, 0.8, 0.9)
+
+    def __post_init__(self):
+        for field in ("nfe", "extra_nfe", "claim_nfe"):
+            values = getattr(self, field)
+            if not all(isinstance(v, int) and v >= 1 for v in values) or (field == "nfe" and not values):
+                raise ValueError(f"config field report.{field} is {values}; allowed: whole numbers of 1 or more")
+        for field, wanted in (("extra_nfe", self.extra_nfe), ("claim_nfe", (*self.claim_nfe, *(2 * v for v in self.claim_nfe)))):
+            if not set(wanted) <= set(self.nfe):
+                raise ValueError(f"config field report.{field} is {getattr(self, field)}; allowed: members of report.nfe, {self.nfe} (claim_nfe: with twice as many, too)")
+        if self.precision not in solvers.PRECISIONS:
+            raise ValueError(f"config field report.precision is {self.precision!r}; allowed: {', '.join(solvers.PRECISIONS)}")
+        if self.match_samples > self.samples:
+            object.__setattr__(self, "match_samples", self.samples)
 
 
 def plain_entries(nfe: int) -> list[Entry]:
@@ -103,7 +138,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         sampled = dict(denoiser=network.denoiser, process=network.process, params=teacher.params)
         bench = Bench(**sampled, length=network.length, count=sizes.samples, batch=sizes.batch, seed=sizes.seed, precision=sizes.precision, cache=workdir / "samples", score=scorer)
         evaluate.warm(bench)
-    distilled = distil_all(windows, settings, sizes, stages, **sampled)
+    distilled = distil_all(windows, settings, stages, nfe=sizes.nfe, extra_nfe=sizes.extra_nfe, rows=min(settings.batch, sizes.samples), seed=sizes.seed, **sampled)
 
     rows, samples = [], {}
 

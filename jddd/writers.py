@@ -1,8 +1,10 @@
-"""Logs of a run: JSON lines (to read with anything) and TensorBoard events."""
+"""Logs of a run: JSON lines (to read with anything) and TensorBoard events; seconds by stage."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -29,3 +31,17 @@ class Writer:
     def close(self) -> None:
         self._lines.close()
         self._events.close()
+
+
+class Stages:
+    """Seconds by stage, in the order they ran, each announced on stderr."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str):
+        print(f"[{name}]", file=sys.stderr, flush=True)
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin

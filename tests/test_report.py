@@ -12,7 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from jddd import evaluate, grids, processes, report, sampling, students, text_report
+from jddd import evaluate, grids, processes, report, sampling, students, text_report, writers
 from jddd.distill.lsd import LSDConfig
 from jddd.runs import Entry
 from jddd.types import Denoiser
@@ -50,6 +50,10 @@ def test_a_row_holds_the_figures_of_its_score(bench):
     again, same = evaluate.row(bench._replace(score=lambda samples: {"other": 1.0}), entry._replace(sampler="another name"))
     assert kept.stat().st_mtime_ns == then and again["other"] == 1.0 and "share" not in again
     np.testing.assert_array_equal(samples, same)
+    evaluate.row(bench, entry._replace(solver="euler"))  # another name of the same law
+    assert len(list(bench.cache.iterdir())) == 1
+    evaluate.row(bench, entry._replace(student=entry.student.replace(bounds=entry.student.bounds + 1)))  # any other number is another law
+    assert len(list(bench.cache.iterdir())) == 2
 
 
 def test_temperature_is_found_by_entropy(bench):
@@ -65,8 +69,7 @@ def test_temperature_is_found_by_entropy(bench):
 def test_students_are_learned_without_text():
     """Every path-KL student of a teacher and windows of its data. Independent sites cost the same in any order: no schedule gains anything."""
     windows = np.random.default_rng(0).choice(len(P), size=(64, 16), p=P).astype(np.int32)
-    sizes = students.ReportConfig(nfe=(4,), extra_nfe=(), claim_nfe=())
-    learned = students.distil_all(windows, LSDConfig(steps=20), sizes, students.Stages(), **TEACHER)
+    learned = students.distil_all(windows, LSDConfig(steps=20), writers.Stages(), nfe=(4,), **TEACHER)
     assert {(e.sampler, e.nfe) for e in learned.entries} == {(s, 4) for s in ("LSD", "LSD+ (Euler)", "LSD+ (Tweedie)", "LSD+ spread (Tweedie)")}
     assert learned.profile["nelbo_bits"] == pytest.approx(1.75, abs=0.15)  # 64 windows of 16 symbols: a standard error of 0.03 and the same of which sites are masked
     for bound in learned.bounds:
