@@ -19,7 +19,7 @@ from jddd.metrics import molecules as metrics
 BENZENE, ETHANOL, NAPHTHALENE, QUINOLINE, ASPIRIN = "c1ccccc1", "CCO", "c1ccc2ccccc2c1", "c1ccc2ncccc2c1", "CC(=O)Oc1ccccc1C(=O)O"
 CH2 = 12.011 + 2 * 1.008  # g/mol
 LENGTH = 58
-LINES = {"train": 1_574_663, "valid": 10_000, "test": 176_074}
+LINES = {"train": 1_574_633, "valid": 10_030, "test": 176_074}
 NO_TRAINING = np.zeros(0, np.uint64)
 
 
@@ -302,7 +302,7 @@ def test_a_drawing_of_each():
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ the rows
 def test_splits(lines):
-    """As many lines as MOSES has, the last 10,000 for training set apart as valid; no line in two splits or twice in one."""
+    """As many lines as MOSES has, every 158th for training set apart as valid; no line in two splits or twice in one."""
     assert {split: len(part) for split, part in lines.items()} == LINES
     assert len(set().union(*lines.values())) == sum(LINES.values())
 
@@ -380,11 +380,11 @@ def write(folder, lines):
 
 def test_a_file_of_ones_own(tmp_path):
     """data.path with the tokenizer 'smiles:...': one molecule a line, in an alphabet of one's own, 90 / 5 / 5 %."""
-    ethers = [f"{'C' * n}O{'C' * (9 - n)}" for n in range(1, 9)] * 5  # 40 lines of one length, so that no cut is within a line
+    ethers = [f"{'C' * n}O{'C' * (n % 4)}" for n in range(1, 9)] * 5  # of several lengths: cuts fall on ends of lines all the same
     data = build.DataConfig(path=write(tmp_path, ethers), tokenizer="smiles:CO", length=12, cache=str(tmp_path / "cache"))
     tokenizer = build.tokenizer(data)
     parts = [[tokenizer.decode(row) for row in build.corpus(data, tokenizer, split).windows()] for split in text.SPLITS]
-    assert tokenizer.size == 3 and [len(part) for part in parts] == [36, 2, 2] and sum(parts, []) == ethers
+    assert tokenizer.size == 3 and abs(len(parts[0]) - 36) <= 1 and min(map(len, parts)) >= 1 and sum(parts, []) == ethers
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------- bad input

@@ -14,7 +14,7 @@ class Smiles:
     """The characters of an alphabet, and after them the end, which also fills what is left of a row.
 
     So a row holds exactly one molecule and its length is the model's to choose. A row with a character after an end is no molecule: `decode` shows all
-    of it up to the last character, and no parser takes the end's sign."""
+    of it up to the last character with the end's sign inside, which jddd.metrics.molecules counts as invalid."""
 
     alphabet: str = MOSES
     end_sign: str = "."  # separates fragments in SMILES, which MOSES does not have
@@ -54,8 +54,9 @@ def table(lines: list[str], tokenizer: Smiles, length: int) -> np.ndarray:
         raise ValueError(f"data.length is {length}, but line {longest + 1} has a molecule of {sizes[longest]} characters; allowed: more than the longest")
     codes = np.full(256, 255, np.uint8)
     codes[np.frombuffer(tokenizer.alphabet.encode(), np.uint8)] = np.arange(len(tokenizer.alphabet))
-    flat = codes[np.frombuffer("".join(lines).encode("ascii", "replace"), np.uint8)]
-    if (flat == 255).any():
+    joined = "".join(lines)
+    flat = codes[np.frombuffer(joined.encode("ascii", "replace"), np.uint8)]
+    if not joined.isascii() or (flat == 255).any():
         tokenizer.encode(next(line for line in lines if not set(line) <= set(tokenizer.alphabet)))  # raises
     rows = np.full((len(lines), length), tokenizer.end, np.uint8)
     rows[np.arange(length) < sizes[:, None]] = flat
