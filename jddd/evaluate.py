@@ -49,7 +49,8 @@ class Generated(NamedTuple):
 
 
 def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> Generated:
-    """Draw `count` (default bench.count) samples. Batch i of a seed uses the same key whatever the entry: rows share their noise."""
+    """Draw `count` (default bench.count) samples. Batch i of a seed uses the same key whatever the entry: rows share their noise. Raises ValueError for an
+    entry that sampling.check refuses."""
     count = count or bench.count
     shape = (min(bench.batch, count), bench.length)
     sampling.check(entry.student, process=bench.process, solver=entry.solver, form=entry.form, precision=bench.precision, reveal=entry.reveal, length=bench.length)

@@ -35,11 +35,12 @@ def gillespie(key: PRNGKey, params: Params, shape: tuple[int, int], *, denoiser:
 
     Candidate times come from a Poisson process of the bounding rate; at each the network is called, and a uniformly chosen site jumps with the
     probability (its rate) / (the bound) (Lewis & Shedler 1979; for discrete diffusion, uniformization: Chen & Ying 2024). About
-    L * expected_candidates network calls. Raises ValueError where the bound is infinite: alpha(start) = 0 or alpha(end) = 1."""
+    L * expected_candidates network calls. Raises ValueError where that is infinite in the run's precision: alpha(start) = 0 or alpha(end) = 1, as they are
+    rounded."""
     if not isinstance(process, processes.Uniform):
-        raise ValueError("gillespie simulates the uniform process; for the absorbing one sample with reveal 'first_hitting'")
-    if not (float(process.schedule.alpha(start)) > 0 and float(process.schedule.alpha(end)) < 1 and end < start):
-        raise ValueError(f"gillespie start and end are {start}, {end}; allowed: end < start with alpha(start) > 0 and alpha(end) < 1")
+        raise ValueError(f"gillespie's process is {type(process).__name__}; allowed: Uniform (for Absorbing sample with reveal 'first_hitting')")
+    if not (0 < end < start <= 1 and jnp.isfinite(expected_candidates(*(jnp.asarray(t, jnp.result_type(float)) for t in (start, end)), process))):
+        raise ValueError(f"gillespie start and end are {start}, {end} with {process.schedule}; allowed: 0 < end < start <= 1 with alpha(start) > 0 and alpha(end) < 1 in {jnp.result_type(float)}")
     return _simulate(key, params, shape, denoiser=denoiser, process=process, start=start, end=end)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from jddd import absorbing, processes, solvers
+from jddd import absorbing, processes, remasking, solvers
 from jddd.types import BoundDenoiser, Coefficients, Denoiser, PRNGKey, Times, bind
 
 
@@ -49,10 +49,9 @@ def plain(times: Times, temperature: float = 1.0) -> Student:
 
 
 def maskgit(times: Times, choice_temperature: float = 4.5) -> Student:
-    """MaskGIT's order for reveal 'counted': log p(symbol) + temperature * mask rate * Gumbel noise, annealed to 0 (Chang et al. 2022); the times are
-    those of a linear schedule."""
+    """MaskGIT's order for reveal 'counted': log p(symbol) + temperature * (1 - (k + 1) / M) * Gumbel noise in step k, annealed to 0 (Chang et al. 2022)."""
     student = plain(times)
-    return student.replace(confidences=1 / jnp.maximum(choice_temperature * student.times[1:], 1e-4))
+    return student.replace(confidences=1 / jnp.maximum(choice_temperature * jnp.linspace(1.0, 0.0, student.count + 1)[1:], 1e-4))
 
 
 def named(solver: str, form: str, precision: str, reveal: str) -> None:
@@ -63,27 +62,42 @@ def named(solver: str, form: str, precision: str, reveal: str) -> None:
             raise ValueError(f"sampler.{field} is {value!r}; allowed: {', '.join(allowed)}")
 
 
-def check(student: Student, *, process, solver: str, form: str, precision: str = "high", reveal: str = "independent", length: int | None = None) -> None:
-    """Raise ValueError, naming the field, for a student that no sampler can run (for values known before jit)."""
+def check(
+    student: Student, *, process, solver: str, form: str, precision: str = "high", reveal: str = "independent", theta: float = 0.5, length: int | None = None
+) -> None:
+    """Raise ValueError, naming the field, for a student that no sampler can run (for values known before jit).
+
+    Refused: unknown names; times that do not fall within [0, 1]; numbers that are not finite, not in their range or not (M,), one a step, M >= 1; a
+    start at alpha = 0 where scores are divided by it; reveals, remasking and coefficients where they have no meaning. length: L, where it is known."""
     named(solver, form, precision, reveal)
+    if not 0 < theta < 1:
+        raise ValueError(f"sampler.theta is {theta}; allowed: above 0, below 1")
     times = np.asarray(student.times)
-    if times.ndim != 1 or len(times) != student.count + 1:
-        raise ValueError(f"sampler.times has shape {times.shape} for {student.count} coefficients; allowed: one more than the coefficients")
-    if not (np.isfinite(times).all() and (np.diff(times) < 0).all() and times[0] <= 1 and times[-1] >= 0):
-        raise ValueError(f"sampler.times is {times.tolist()}; allowed: finite, strictly falling, within [0, 1]")
-    ranges = {"coefficients": (0, np.inf), "temperatures": (0, np.inf), "confidences": (-np.inf, np.inf), "remasks": (-1e-6, 1 + 1e-6), "corrections": (-1e-6, np.inf), "bounds": (-1e-6, np.inf)}
-    for field, (low, high) in ranges.items():
+    if times.ndim != 1 or len(times) < 2 or not (np.isfinite(times).all() and (np.diff(times) < 0).all() and times[0] <= 1 and times[-1] >= 0):
+        raise ValueError(f"sampler.times is {times.tolist()}; allowed: two or more numbers, finite, strictly falling, within [0, 1]")
+    most = np.asarray(remasking.largest(jnp.asarray(times), process)) + 1e-6
+    positive, natural = (np.nextafter(0, 1), np.inf, " above 0"), (-1e-6, np.inf, " of 0 or more")
+    ranges = {"coefficients": positive, "temperatures": positive, "confidences": (-np.inf, np.inf, ""), "corrections": natural, "bounds": natural}
+    ranges["remasks"] = (-1e-6, most, f", 0 to {np.round(most, 3).tolist()} by step")
+    for field, (low, high, allowed) in ranges.items():
         values = np.asarray(getattr(student, field))
-        if not (np.isfinite(values).all() and (values > low).all() and (values < high).all()):
-            raise ValueError(f"sampler.{field} is {values.tolist()}; allowed: finite numbers{' above 0' if low == 0 else ''}{', 0 to 1' if field == 'remasks' else ''}")
+        if values.shape != (len(times) - 1,):
+            raise ValueError(f"sampler.{field} has shape {values.shape} and sampler.times {times.shape}; allowed: one number a step, {(len(times) - 1,)}")
+        if not (np.isfinite(values).all() and (values >= low).all() and (values <= high).all()):
+            raise ValueError(f"sampler.{field} is {values.tolist()}; allowed: finite numbers{allowed}")
     absorbs = isinstance(process, processes.Absorbing)
+    if reveal != "independent" and not (absorbs and solver in solvers.ONE_CALL):
+        raise ValueError(f"sampler.reveal is {reveal!r} with {type(process).__name__} and solver {solver!r}; allowed: 'independent', or Absorbing and {', '.join(solvers.ONE_CALL)}")
+    if reveal in ("coupled", "spread", "counted", "first_hitting") and form != "score":
+        raise ValueError(f"sampler.reveal is {reveal!r} with form {form!r}; allowed: form 'score' (how many sites are revealed must not depend on the network)")
     reasons = [(form == "log_score" and absorbs, f"form is {form!r}"), (not absorbs or solver in solvers.TWO_CALLS, f"solver is {solver!r}")]
     for needed, reason in reasons:
         if needed and not float(process.schedule.alpha(student.times[0])) > 0:
             raise ValueError(f"sampler.{reason}, which needs alpha(t_0) > 0; allowed: a process with eps > 0, or a first time below 1")
     if reveal == "first_hitting":
-        if not (np.asarray(student.coefficients) == 1).all():
-            raise ValueError("sampler.coefficients are learned, which has no meaning for reveal 'first_hitting': it simulates the reverse process itself; allowed: ones")
+        for field, plain_value in (("coefficients", 1), ("confidences", 0)):
+            if not ((values := np.asarray(getattr(student, field))) == plain_value).all():
+                raise ValueError(f"sampler.{field} is {values.tolist()}, which has no meaning for reveal 'first_hitting': it simulates the reverse process itself; allowed: {plain_value}")
         if length is not None and student.count != length:
             raise ValueError(f"sampler.reveal is 'first_hitting' with {student.count} steps; allowed: one step a site, {length}")
     if np.asarray(student.remasks).any() and (reveal != "independent" or solver in solvers.TWO_CALLS):

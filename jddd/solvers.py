@@ -69,10 +69,10 @@ def reverse_rate(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t, proc
 
 
 def leap(rate: Float[Array, "*b s"], x: Int[Array, "*b"], duration, *, euler: bool = False, clip: bool = True) -> Float[Array, "*b s"]:
-    """Probabilities after `duration` at frozen rates towards every state (the own one has no effect): the last of the jumps wins, which has the law of
+    """Probabilities after `duration` at frozen rates towards every state (the own one does not count): the last of the jumps wins, which has the law of
     the first. euler: the first-order expansion, with clip=False the raw one, which may leave [0, 1]."""
     own = jax.nn.one_hot(x, rate.shape[-1], dtype=rate.dtype)
-    jump = duration * rate
+    jump = duration * rate * (1 - own)
     total = jump.sum(-1, keepdims=True)
     moved = jnp.minimum(total, 1.0) if euler else -jnp.expm1(-total)
     if euler and not clip:
@@ -151,7 +151,8 @@ def stage_law(log_p: Float[Array, "*b v"], states: tuple, scores: tuple, step: S
     if stage == 0:
         sharp = jax.nn.log_softmax(log_p * (step.coefficient if form == "log_score" else 1.0), -1)
         clean = process.clean(sharp, states[0])
-        law = jnp.where(step.last, clean, (1 - step.remask) * law + step.remask * process.noise(clean, step.s))
+        law = jnp.maximum((1 - step.remask) * law + step.remask * process.noise(clean, step.s), 0)  # a share above 1 may take more than there is
+        law = jnp.where(step.last, clean, law / law.sum(-1, keepdims=True))
     return law, scores
 
 
@@ -165,8 +166,7 @@ def dense_step(
     def advance(stage, states, scores):
         log_p = temper(denoise(states[-1], stages(solver, theta)[stage].time(step)), step.temperature)
         law, scores = stage_law(log_p, states, scores, step, stage, **options)
-        drawn = jax.random.categorical(jax.random.fold_in(key, stage) if stage else key, jnp.log(law), mode=precision)
-        drawn = drawn.astype(x_t.dtype)
+        drawn = jax.random.categorical(jax.random.fold_in(key, stage), jnp.log(law), mode=precision).astype(x_t.dtype)
         return (drawn if fixed is None else jnp.where(fixed, x_t, drawn)), scores
 
     x, scores = advance(0, (x_t,), ())

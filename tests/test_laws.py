@@ -127,15 +127,50 @@ def errors(solver, counts, start=0.8, end=0.05, **options):
     return np.array(found)
 
 
-@pytest.mark.parametrize("solver,order", [("euler", 1), ("tau_leaping", 1), ("tweedie", 1), ("theta_rk2", 1), ("theta_trapezoidal", 2)])
-def test_order_of_convergence(solver, order):
+ORDERS = [("euler", 1, 0.5), ("tau_leaping", 1, 0.5), ("tweedie", 1, 0.5), ("theta_rk2", 1, 0.5), ("theta_trapezoidal", 2, 0.5), ("theta_trapezoidal", 2, 0.3)]
+
+
+@pytest.mark.parametrize("solver,order,theta", ORDERS)
+def test_order_of_convergence(solver, order, theta):
     """The slope of log error against log steps on an exact uniform-process problem: -1, and -2 for the trapezoidal method.
 
     theta-RK-2 restarts from x_t, which forgets where its first stage went: second order in the large-volume limit of tau-leaping, first order here."""
     with jax.enable_x64(True):
-        found = errors(solver, (4, 8, 16))
+        found = errors(solver, (4, 8, 16), theta=theta)
         slopes = np.diff(np.log2(found))
         assert (np.abs(slopes + order) < 0.12).all(), slopes
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("solver", ["theta_rk2", "theta_trapezoidal"])
+def test_theta_methods_by_enumeration(solver, theta):
+    """Ren et al. 2025, algorithms 1 and 2, for one site of three symbols, written out over both stages with the ratios of marginals as scores."""
+    q, t, s, eps = np.array([0.6, 0.3, 0.1]), 0.7, 0.5, 1e-3
+    middle, alpha = t - theta * (t - s), lambda t: 1 - (1 - eps) * t
+
+    def rate(x, time):
+        p = alpha(time) * q + (1 - alpha(time)) / 3
+        return np.where(np.arange(3) == x, 0, (1 - eps) / alpha(time) / 3 * p / p[x])
+
+    def leap(x, rate, duration):
+        rate = np.where(np.arange(3) == x, 0, np.maximum(rate, 0))
+        moved = 1 - np.exp(-duration * rate.sum())
+        return moved * rate / max(rate.sum(), 1e-300) + (1 - moved) * (np.arange(3) == x)
+
+    expected = np.zeros((3, 3))
+    for x in range(3):
+        for y, weight in enumerate(leap(x, rate(x, t), theta * (t - s))):
+            if solver == "theta_rk2":
+                expected[x] += weight * leap(x, (1 - 1 / (2 * theta)) * rate(x, t) + rate(y, middle) / (2 * theta), t - s)
+            else:
+                first, second = 1 / (2 * theta * (1 - theta)), ((1 - theta) ** 2 + theta**2) / (2 * theta * (1 - theta))
+                expected[x] += weight * leap(y, first * rate(y, middle) - second * rate(x, t), (1 - theta) * (t - s))
+    with jax.enable_x64(True):
+        process = processes.Uniform(3, schedules.Linear(eps))
+        numbers = jax.tree.map(lambda a: a[0], sampling.plain(jnp.asarray([t, s, 0.0])).steps())
+        law = exact.Mixture(jnp.ones(1), jnp.asarray(q)[None, None])
+        found = jax.vmap(lambda p: laws.step(p, numbers, law, 1, denoiser=exact.denoiser(process), process=process, solver=solver, theta=theta))(jnp.eye(3))
+        np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 DRAWN = [
@@ -144,7 +179,7 @@ DRAWN = [
     ("tau_leaping", {}, {}),
     ("predictor_corrector", {}, dict(corrections=[0.5, 1.5, 1.0])),
     ("theta_rk2", dict(theta=0.4), {}),
-    ("theta_trapezoidal", {}, dict(coefficients=[1.3, 0.9, 1.0])),
+    ("theta_trapezoidal", dict(theta=0.3), dict(coefficients=[1.3, 0.9, 1.0])),
     ("tweedie", {}, dict(remasks=[0.3, 0.6, 0.0])),
     ("theta_trapezoidal", dict(form="log_score"), dict(coefficients=[1.3, 0.9, 1.2])),
 ]
@@ -277,6 +312,13 @@ def test_maskgit_takes_the_surest(key):
     assert abs(sure - 0.98) < 5 * np.sqrt(0.02 / 4000)
 
 
+def test_maskgit_anneals_by_step():
+    """Gumbel noise times 4.5 (1 - (k + 1) / M), whatever the times (Chang et al. 2022): nothing is left in the last step."""
+    for times in (grids.uniform(4), grids.cosine(4)):
+        noise = 1 / np.asarray(sampling.maskgit(times).confidences)
+        np.testing.assert_allclose(noise, [4.5 * 0.75, 4.5 * 0.5, 4.5 * 0.25, 1e-4], rtol=1e-6)
+
+
 def test_entropy_bounded_unmasking(key):
     """All-equal data: one site is revealed, then no entropy is left and the rest come at once: two calls, always right. Bound 0 on independent
     sites: one site a step, the lowest entropy first; a bound of everything: one step."""
@@ -289,16 +331,22 @@ def test_entropy_bounded_unmasking(key):
     assert [np.asarray(s != 3).all(0).tolist() for s in states] == [[False, True, False], [False, True, True], [True, True, True]]
     _, states = run(sites, sampling.plain(grids.uniform(3)).replace(bounds=jnp.full(3, 10.0)), 3)
     assert (states[0] != 3).all()
+    # Entropies .64, .95, 1.09 in order: all but the largest of a set sum to 0, .64, 1.59.
+    for bound, first in ((0.6, 1), (0.7, 2), (1.5, 2), (1.6, 3)):
+        _, states = run(sites, sampling.plain(grids.uniform(3)).replace(bounds=jnp.full(3, bound)), 3)
+        assert np.asarray(states[0] != 3).all(0).tolist() == [first > 2, True, first > 1] and ((states[0] != 3).sum(-1) == first).all()
 
 
-def test_remasking_keeps_the_law_of_one_site(key):
-    """One site: any share of fresh draws leaves its law the data's, and clean sites are masked again on the way."""
+@pytest.mark.parametrize("remasks", [[0.5, 1.0, 0.5, 0.0], [4 / 3, 2.0, 2.0, 0.0]])
+def test_remasking_keeps_the_law_of_one_site(remasks, key):
+    """One site: any share of fresh draws leaves its law the data's, and clean sites are masked again on the way; up to the largest shares there are."""
     process, law = processes.Absorbing(3), exact.Mixture(jnp.ones(1), jnp.asarray([[[0.5, 0.3, 0.2]]]))
-    student = sampling.plain(grids.uniform(4)).replace(remasks=jnp.asarray([0.5, 1.0, 0.5, 0.0]))
+    student = sampling.plain(grids.uniform(4)).replace(remasks=jnp.asarray(remasks))
+    sampling.check(student, process=process, solver="tweedie", form="score")
     drawn, states = sampling.sampler(exact.denoiser(process), process, (40_000, 1), trajectory=True)(key, law, student)
     np.testing.assert_allclose(np.bincount(np.asarray(drawn)[:, 0]) / 40_000, [0.5, 0.3, 0.2], atol=5 * 0.5 / 200)
     again = np.asarray((states[0] != 3) & (states[1] == 3)).mean()
-    np.testing.assert_allclose(again, 0.25 * 0.5, atol=5 * 0.35 / 200)  # clean with 1 - 3/4 after one step; share 1 masks it with 1/2 at t = 1/2
+    np.testing.assert_allclose(again, 0.25 * 0.5 * remasks[1], atol=5 * 0.35 / 200)  # clean with 1 - 3/4 after one step; share 1 masks it with 1/2 at t = 1/2
     for t, state in zip((0.75, 0.5, 0.25), states):
         np.testing.assert_allclose(np.asarray(state == 3).mean(), t, atol=5 * 0.5 / 200)
 
@@ -315,6 +363,11 @@ def test_what_has_no_meaning_is_refused():
         (process, good.replace(remasks=good.coefficients * 0.5), dict(reveal="counted"), "sampler.remasks"),
         (uniform, good.replace(remasks=good.coefficients * 0.5), dict(solver="theta_rk2"), "sampler.remasks"),
         (uniform, good.replace(remasks=good.coefficients * 1.5), {}, "sampler.remasks"),
+        (process, good.replace(remasks=good.coefficients * 1.5), {}, "sampler.remasks"),
+        (process, good.replace(confidences=good.confidences + 1), dict(reveal="first_hitting"), "sampler.confidences"),
+        (uniform, good, dict(reveal="counted"), "sampler.reveal"),
+        (process, good, dict(reveal="counted", solver="theta_rk2"), "sampler.reveal"),
+        (processes.Absorbing(3, schedules.Linear(1e-3)), good, dict(reveal="counted", form="log_score"), "sampler.reveal"),
         (process, good, dict(solver="theta_trapezoidal"), "alpha"),
         (processes.Uniform(3), good, {}, "alpha"),
         (process, good.replace(bounds=good.bounds - 1), dict(reveal="entropy_bounded"), "sampler.bounds"),
@@ -327,5 +380,7 @@ def test_what_has_no_meaning_is_refused():
             sampling.sampler(exact.denoiser(where), where, (2, 5), **options)(jax.random.key(0), exact.all_equal(3, 5), good)
     with pytest.raises(ValueError, match="first_hitting"):
         gillespie(jax.random.key(0), exact.all_equal(3, 2), (2, 2), denoiser=exact.denoiser(process), process=process)
-    with pytest.raises(ValueError, match="start"):
-        gillespie(jax.random.key(0), exact.all_equal(3, 2), (2, 2), denoiser=exact.denoiser(uniform), process=uniform, end=0.0)
+    nearly = processes.Uniform(3, schedules.Linear(1e-10))  # alpha(1) is 0 in float32
+    for where, ends in ((uniform, dict(end=0.0)), (uniform, dict(end=1e-9)), (uniform, dict(start=0.1, end=0.2)), (nearly, {})):
+        with pytest.raises(ValueError, match="start"):
+            gillespie(jax.random.key(0), exact.all_equal(3, 2), (2, 2), denoiser=exact.denoiser(where), process=where, **ends)

@@ -62,7 +62,7 @@ def network(process, causal=False):
     return (processes.with_evidence(process, denoiser) if isinstance(process, processes.Uniform) else denoiser), params
 
 
-@pytest.mark.parametrize("process", [processes.Absorbing(5), processes.Uniform(5)])
+@pytest.mark.parametrize("process", [processes.Absorbing(5, schedules.Linear(1e-3)), processes.Uniform(5, schedules.Linear(1e-3))])
 @pytest.mark.parametrize("solver", solvers.SOLVERS)
 def test_fixed_sites_are_never_touched(key, process, solver):
     """A prefix and an infill stay as given, all other sites end in data symbols, with every solver and both processes."""

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from test_processes import GRAPHS, joint_posterior
@@ -185,6 +186,9 @@ def test_bad_samplers_are_refused():
         (dict(precision="double"), good, "sampler.precision"),
         ({}, good.replace(times=good.times[::-1]), "sampler.times"),
         ({}, good.replace(times=good.times[:-1]), "sampler.times"),
+        ({}, good.replace(times=good.times[:1], **{k: v[:0] for k, v in vars(good).items() if k != "times"}), "sampler.times"),
+        ({}, good.replace(corrections=-good.corrections), "sampler.corrections is .* allowed: finite numbers of 0 or more"),
+        (dict(theta=1.0), good, "sampler.theta"),
         ({}, good.replace(coefficients=good.coefficients * jnp.nan), "sampler.coefficients"),
         ({}, good.replace(temperatures=good.temperatures * 0), "sampler.temperatures"),
         (dict(form="log_score"), good, "sampler.form"),
@@ -192,6 +196,19 @@ def test_bad_samplers_are_refused():
     for options, student, field in cases:
         with pytest.raises(ValueError, match=field):
             sampling.check(student, **{"process": process, "solver": "tweedie", "form": "score", **options})
+
+
+@pytest.mark.parametrize("field", ["coefficients", "temperatures", "confidences", "remasks", "corrections", "bounds"])
+def test_numbers_are_one_a_step(field):
+    """A scalar, and a number too few, are refused by name; without the types of the tests, which have no say in a user's program."""
+    good = sampling.plain(grids.uniform(4))
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for values in (jnp.ones(()), getattr(good, field)[:-1]):
+            with pytest.raises(ValueError, match=f"sampler.{field} has shape"):
+                sampling.check(good.replace(**{field: values}), process=processes.Absorbing(4), solver="tweedie", form="score")
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_mdlm_last_step_golden(golden):
@@ -298,11 +315,28 @@ def test_remasking_schedules_golden(golden, schedule, label):
         times = jnp.asarray(case["out_timesteps_linear"])
         shares = lambda name, eta=0.0: np.asarray(remasking.shares(times, process, name, eta))[:-1]
         expected = 1 - case[f"out_kappas_{label}"][:, :7]
-        for row, found in zip(expected, (shares("none"), shares("all"), shares("share", 0.7), shares("constant", 0.05), shares("capped", 0.1))):
-            np.testing.assert_allclose(found, row, atol=1e-9)
+        for row, found in zip(expected, (shares("none"), shares("all"), shares("share", 0.7), shares("capped", 0.05), shares("capped", 0.1))):
+            np.testing.assert_allclose(np.minimum(1, found), row, atol=1e-9)  # the reference cuts shares at 1; its 'constant' is then the capped one
         alpha_t, alpha_s = (np.asarray(schedule.alpha(t))[:-1] for t in (times[:-1], times[1:]))
         np.testing.assert_allclose(np.clip(0.4 * np.minimum(0.4, (1 - alpha_s) / alpha_t) / (1 - alpha_s), 0, 1), expected[5], atol=1e-9)
-        np.testing.assert_allclose(shares("rescaled", 0.4), np.clip(0.4 * np.minimum(1, (1 - alpha_s) / alpha_t) / (1 - alpha_s), 0, 1), atol=1e-12)
+        np.testing.assert_allclose(shares("rescaled", 0.4), 0.4 * np.minimum(1, (1 - alpha_s) / alpha_t) / (1 - alpha_s), atol=1e-12)
+
+
+def test_shares_above_one_are_remdm_s_law():
+    """ReMDM's posterior (Wang et al. 2025, eq. 5) at every sigma up to sigma_max, where the share is above 1 for a masking process: masks clean sites with
+    sigma, reveals masked ones with (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
+    process, p = processes.Absorbing(3, schedules.Linear(1e-3)), np.array([0.5, 0.3, 0.2])
+    with jax.enable_x64(True):
+        step = one_step(0.3, 0.2)
+        step = step._replace(t=jnp.asarray(0.3), s=jnp.asarray(0.2))
+        alpha_t, alpha_s = (float(process.schedule.alpha(t)) for t in (0.3, 0.2))
+        most = float(remasking.largest(jnp.asarray([0.3, 0.2]), process)[0])
+        assert most == pytest.approx(1 / alpha_t) and most > 1.4
+        for share in (0.5, 1.0, 1.2, most):
+            sigma = share * (1 - alpha_s)
+            law = solvers.stage_law(jnp.log(jnp.broadcast_to(p, (2, 3))), (jnp.asarray([3, 1]),), (), step._replace(remask=share), 0, process=process, solver="tweedie", form="score")[0]
+            shown = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+            np.testing.assert_allclose(law, [[*(shown * p), 1 - shown], [0, 1 - sigma, 0, sigma]], atol=1e-12)
 
 
 def test_remasking_loop_rests():
@@ -313,8 +347,9 @@ def test_remasking_loop_rests():
     resting = np.asarray(shares) > 0
     assert resting.sum() == 8 and resting[4:12].all()
     np.testing.assert_allclose(np.asarray(times)[4:13], 0.1, atol=1e-4)
-    with pytest.raises(ValueError, match="remasking loop"):
-        remasking.loop(16, process, at=1.5)
+    for steps, changes in ((16, dict(at=1.5)), (1, {}), (2, dict(first=0.1)), (16, dict(first=0.9, middle=0.1)), (16, dict(at=1 - 1e-6)), (16, dict(middle=-0.2))):
+        with pytest.raises(ValueError, match="remasking loop"):
+            remasking.loop(steps, process, **{"at": 0.9, **changes})
     with pytest.raises(ValueError, match="remasking schedule"):
         remasking.shares(times, process, "sometimes")
     with pytest.raises(ValueError, match="remasking eta"):
@@ -339,6 +374,22 @@ def test_k_gillespie_golden(golden):
             for row in range(len(x_t)):
                 sites = [site for site in np.argsort(holding[row]) if masked[row, site]][:k]
                 np.testing.assert_allclose(jax.nn.softmax(log_score[row, sites, :10], -1), case[f"out_token_probs_{i}"][row], rtol=1e-9)
+
+
+def test_corrector_keeps_the_marginal():
+    """Two sites corrected at once from their exact law: what sites change together is all that moves it, so the drift falls as the square of the duration."""
+    q_0 = np.random.default_rng(0).dirichlet(np.ones(9)).reshape(3, 3)
+    for process in (processes.Absorbing(3, schedules.Linear(1e-3)), processes.Uniform(3, schedules.Linear(1e-3))):
+        with jax.enable_x64(True):
+            posterior, p_t = joint_posterior(process, q_0, 0.6)
+            x = jnp.stack(jnp.meshgrid(jnp.arange(process.states), jnp.arange(process.states), indexing="ij"), -1)
+            log_score = process.log_score(jnp.log(jnp.maximum(jnp.asarray(posterior), 1e-300)), x, 0.6)
+
+            def drift(duration):
+                each = np.asarray(solvers.corrector(log_score, x, 0.6, duration, process=process))
+                return np.abs(np.einsum("xy,xya,xyb->ab", p_t, each[:, :, 0], each[:, :, 1]) - p_t).sum()
+
+            assert np.log2(drift(0.02) / drift(0.01)) == pytest.approx(2, abs=0.05) and 0 < drift(0.01) < 1e-3
 
 
 def test_predictor_corrector_golden(golden):
