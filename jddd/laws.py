@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jddd import solvers
 from jddd.sampling import Student
-from jddd.types import Denoiser, Params, Scalar
+from jddd.types import BoundDenoiser, Denoiser, Params, Scalar, bind
 
 
 def configurations(states: int, length: int) -> Int[Array, "n l"]:
@@ -36,17 +36,27 @@ def marginal(law_0: Float[Array, "k"], length: int, t, process) -> Float[Array, 
     return law.ravel()
 
 
-@functools.partial(jax.jit, static_argnames=("length", "denoiser", "process", "solver", "form", "theta"))
+@functools.partial(jax.jit, static_argnames=("length", "denoiser", "process", "solver", "form", "theta", "latents"))
 def step(
-    p: Float[Array, "n"], numbers: solvers.Step, params: Params, length: int, *, denoiser: Denoiser, process, solver: str = "tweedie", form: str = "score", theta: float = 0.5
+    p: Float[Array, "n"], numbers: solvers.Step, params: Params, length: int, *, denoiser: Denoiser, process, solver: str = "tweedie", form: str = "score", theta: float = 0.5, latents: int = 64
 ) -> Float[Array, "n"]:
-    """The law after one step of a sampler that reveals independently, from the law p before it; compiled once for all numbers."""
+    """The law after one step of a sampler that reveals independently, from the law p before it; compiled once for all numbers.
+
+    A mixture's is the mean over `latents` fixed ones, the midpoints of equal parts of [0, 1)."""
+    options = dict(process=process, solver=solver, form=form, theta=theta)
+    if not denoiser.mixture:
+        return _step(p, numbers, bind(denoiser, params), length, **options)
+    given = lambda latent: bind(denoiser, params).at(latent)
+    return jax.lax.map(lambda latent: _step(p, numbers, given(latent), length, **options), (jnp.arange(latents) + 0.5) / latents).mean(0)
+
+
+def _step(p, numbers, denoise: BoundDenoiser, length, *, process, solver, form, theta):
     states, batch = configurations(process.states, length), 256
     options = dict(process=process, solver=solver, form=form, theta=theta)
 
     def log_p(x, stage):
         x, t = x.reshape(-1, length), solvers.stages(solver, theta)[stage].time(numbers)
-        return jnp.concatenate([solvers.temper(denoiser(params, x[i : i + 4096], t), numbers.temperature) for i in range(0, len(x), 4096)])
+        return jnp.concatenate([solvers.temper(denoise(x[i : i + 4096], t), numbers.temperature) for i in range(0, len(x), 4096)])
 
     first = log_p(states, 0)
 

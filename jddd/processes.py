@@ -49,6 +49,11 @@ class Absorbing:
         noised = jax.random.uniform(key, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
         return jnp.where(noised, self.mask_id, x_0)
 
+    def bridge(self, key: PRNGKey, x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, s: Time) -> Int[Array, "*b l"]:
+        """A draw of q(x_s | x_t, x_0), s < t scalars or one a row: with x_0 drawn by a denoiser it is its ancestral step."""
+        stays = jax.random.uniform(key, x_t.shape) < _column((1 - self.schedule.alpha(s)) / (1 - self.schedule.alpha(t)), x_t)
+        return jnp.where(self.noised(x_t) & ~stays, x_0, x_t)
+
     def noised(self, x_t: Int[Array, "*b"]) -> Bool[Array, "*b"]:
         """Where a reverse step may change the state."""
         return x_t == self.mask_id
@@ -135,6 +140,17 @@ class Uniform:
         noised = jax.random.uniform(key_where, x_0.shape) >= self.schedule.alpha(_column(t, x_0))
         return jnp.where(noised, self.prior(key_what, x_0.shape), x_0)
 
+    def bridge(self, key: PRNGKey, x_0: Int[Array, "*b l"], x_t: Int[Array, "*b l"], t: Time, s: Time) -> Int[Array, "*b l"]:
+        """A draw of q(x_s | x_t, x_0), s < t scalars or one a row: (kept 1[x_s = x_t] + (1 - kept) / V) (alpha_s 1[x_s = x_0] + (1 - alpha_s) / V), a
+        mixture of x_s = x_t, x_s = x_0 and a uniform symbol."""
+        key_which, key_what = jax.random.split(key)
+        alpha = self.schedule.alpha(s)
+        kept = self.schedule.alpha(t) / alpha
+        both = _column(self.symbols * kept * alpha, x_t) * (x_t == x_0)
+        old, clean, fresh = (_column(w, x_t) for w in (kept * (1 - alpha), (1 - kept) * alpha, (1 - kept) * (1 - alpha)))
+        u = jax.random.uniform(key_which, x_t.shape) * (both + old + clean + fresh)
+        return jnp.where(u < both + old, x_t, jnp.where(u < both + old + clean, x_0, self.prior(key_what, x_t.shape)))
+
     def noised(self, x_t: Int[Array, "*b"]) -> Bool[Array, "*b"]:
         """Where a reverse step may change the state: everywhere."""
         return jnp.ones(x_t.shape, bool)
@@ -213,10 +229,10 @@ def with_evidence(process: Uniform, denoiser: Denoiser) -> Denoiser:
 
     The network need not learn to copy its input, which is most of the posterior at small t. Times are a scalar or one a row."""
 
-    def features(params, x_t, t):
-        return denoiser.features(params, x_t, t), process.log_evidence(x_t, jnp.broadcast_to(_column(t, x_t), x_t.shape))
+    def features(params, x_t, t, *latent):
+        return denoiser.features(params, x_t, t, *latent), process.log_evidence(x_t, jnp.broadcast_to(_column(t, x_t), x_t.shape))
 
     def head(params, hidden):
         return jax.nn.log_softmax(denoiser.head(params, hidden[0]) + hidden[1], -1)
 
-    return Denoiser(features, head)
+    return Denoiser(features, head, denoiser.mixture)

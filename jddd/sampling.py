@@ -152,7 +152,7 @@ def sample(
     options = dict(process=process, solver=solver, form=form, precision=precision)
     masked_first = process.noised(x).sum(-1)
 
-    def fast_step(key, key_threshold, x, carry, step):
+    def fast_step(key, key_threshold, x, carry, step, denoise):
         """carry: of 'coupled' and 'spread' the thresholds (B, L), of 'counted' the share of sites still masked, of 'first_hitting' the mask rate (B,)."""
         threshold, number, at = jnp.zeros(()), None, None
         left = 1 - jnp.where(step.last, 1.0, absorbing.reveal_probability(absorbing.log_amplitude(process, step, solver, form), solver))
@@ -174,10 +174,12 @@ def sample(
         x, own = carry
         key, step = inputs
         key_step, key_threshold = jax.random.split(key_scan if reveal == "coupled" else key)
+        # One latent a sample and step, for both calls of a step; fresh ones even where steps share their noise.
+        here = denoise.at(jax.random.uniform(jax.random.fold_in(key, 2), shape[:1])) if denoise.mixture else denoise
         if fast:
-            new, own = fast_step(key_step, key_threshold, x, own, step)
+            new, own = fast_step(key_step, key_threshold, x, own, step, here)
         else:
-            new = solvers.dense_step(key_step, x, step, denoise, theta=theta, fixed=fixed, **options)
+            new = solvers.dense_step(key_step, x, step, here, theta=theta, fixed=fixed, **options)
         if fixed is not None:
             new = jnp.where(fixed, x, new)
         return (new, own), new if trajectory else None

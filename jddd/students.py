@@ -31,14 +31,18 @@ class Distilled(NamedTuple):
 
 def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denoiser, process, params: Params, rates: jax.Array | None = None):
     """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
-    all, else a table of segments. The spread table has a point for each half step of the longest student, `most` calls, and 65 at least."""
+    all, or, of a mixture, the table of its joint reveals; else a table of segments. Tables of reveals have a point for each half step of the longest
+    student, `most` calls, and those of a product 65 at least."""
     options = dict(denoiser=denoiser, process=process)
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(process, processes.Absorbing):
-        profile = jax.block_until_ready(profiles.measure(key, params, x_0, profiles.default_rates() if rates is None else rates, **options))
-        key_spread = jax.random.fold_in(jax.random.key(seed), 3)
-        spread = segments.measure_spread(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=max(65, 2 * most + 1), **options)
-        return (lambda solver, form: profile), jax.block_until_ready(spread)
+        key_spread, points = jax.random.fold_in(jax.random.key(seed), 3), max(33 if denoiser.mixture else 65, 2 * most + 1)
+        spread = segments.measure_reveals(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=points, **options)
+        if denoiser.mixture:
+            measured = segments.measure_reveals(key, params, x_0, reveal="independent", points=points, **options)
+        else:
+            measured = profiles.measure(key, params, x_0, profiles.default_rates() if rates is None else rates, **options)
+        return jax.block_until_ready(((lambda solver, form: measured), spread))
 
     @functools.cache
     def table(solver, form):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -47,9 +48,9 @@ class BoundDenoiser(NamedTuple):
     def __call__(self, x_t, t, *latent):
         return self.head(self.features(x_t, t, *latent))
 
-    def given(self, latent) -> BoundDenoiser:
-        """The product that a mixture is at a latent (B,)."""
-        return BoundDenoiser(lambda x_t, t: self.features(x_t, t, latent), self.head)
+    def at(self, latent) -> BoundDenoiser:
+        """The product that a mixture is at a latent, (B,) or one for all rows."""
+        return BoundDenoiser(lambda x_t, t: self.features(x_t, t, jnp.broadcast_to(latent, x_t.shape[:1])), self.head)
 
 
 def bind(denoiser: Denoiser, params: Params) -> BoundDenoiser:

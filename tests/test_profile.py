@@ -77,7 +77,7 @@ def test_table_of_segments_is_the_riemann_sum(measured, solver):
 def test_spread_table_prices_the_copy():
     """On pairs of equal neighbours the spread sampler pays log S a pair plus log S when both fall into one step; from 3 uniform steps on no excess."""
     x_0 = markov_data(jax.random.key(3), 2048)
-    table = segments.measure_spread(jax.random.key(1), (), x_0, denoiser=exact(), process=PROCESS)
+    table = segments.measure_reveals(jax.random.key(1), (), x_0, denoiser=exact(), process=PROCESS)
     d = 1 - (np.sqrt(5) - 1) / 2
     for steps in (1, 2, 4, 8):
         both = 1.0 if steps == 1 else max(0.0, 1 - steps * d)

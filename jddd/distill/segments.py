@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jddd import grids, processes, schedules, solvers
 from jddd.absorbing import spread_thresholds
+from jddd.distill.mixtures import latents_of
 from jddd.sampling import Student
 from jddd.types import Denoiser, Params, PRNGKey, Scalar, bind
 
@@ -73,25 +74,37 @@ def measure(
     return Table(times, coefficients, upper - upper.swapaxes(0, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("denoiser", "process", "points", "batch"))
-def measure_spread(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], *, denoiser: Denoiser, process: processes.Absorbing, points: int = 33, batch: int = 32) -> Table:
-    """The table of an absorbing sampler whose reveals are spread (sampling.spread_thresholds), at coefficient 1; N / batch network calls a point.
+@functools.partial(jax.jit, static_argnames=("denoiser", "process", "reveal", "points", "latents", "batch"))
+def measure_reveals(
+    key: PRNGKey, params: Params, x_0: Int[Array, "n l"], *, denoiser: Denoiser, process: processes.Absorbing, reveal: str = "spread", points: int = 33, latents: int = 16, batch: int = 32
+) -> Table:
+    """The table of an absorbing sampler at coefficient 1, for reveals 'spread' (sampling.spread_thresholds) or 'independent'; N / batch network calls a
+    point, of a mixture `latents` times as many. N is a multiple of batch.
 
-    A step from m_i to m_j reveals the sites with thresholds in [m_j, m_i) and pays their cross-entropy given the sites above: a function of both
-    ends, as sites to be revealed next lie in the widest gaps. N is a multiple of batch."""
+    A step from m_i to m_j reveals the sites with thresholds in [m_j, m_i) and pays -log of their joint probability given the sites above: a function of
+    both ends, as spread sites to be revealed next lie in the widest gaps, and as a mixture, E_lambda prod_d p_d, knows how sites revealed together go
+    together: it pays less for long steps than its marginals would."""
     rates = jnp.linspace(1.0, 0.0, points)
-    thresholds = spread_thresholds(key, x_0.shape)
+    thresholds = spread_thresholds(key, x_0.shape) if reveal == "spread" else jax.random.uniform(key, x_0.shape)
     parts = lambda array: array.reshape(-1, batch, *array.shape[1:])
 
     def at(rate):
         def one(inputs):
             x, u = inputs
-            log_p = denoiser(params, jnp.where(u < rate, process.mask_id, x), process.schedule.inverse(1 - rate))
-            cost = jnp.where(u < rate, -jnp.take_along_axis(log_p, x[..., None], -1)[..., 0], 0.0)
+            x_t, t = jnp.where(u < rate, process.mask_id, x), process.schedule.inverse(1 - rate)
             bins = jnp.clip(jnp.ceil((1 - u) * (points - 1)).astype(jnp.int32), 1, points - 1)  # the j from which u >= m_j
-            return jax.ops.segment_sum(cost.ravel(), bins.ravel(), points)
 
-        return jnp.cumsum(jax.lax.map(one, (parts(x_0), parts(thresholds))).sum(0)) / x_0.size
+            def to_each(*latent):
+                log_p = jnp.take_along_axis(denoiser(params, x_t, t, *latent), x[..., None], -1)[..., 0]
+                revealed = jax.vmap(lambda value, place: jax.ops.segment_sum(value, place, points))(jnp.where(u < rate, log_p, 0.0), bins)
+                return jnp.cumsum(revealed, -1)  # log-probability of all that is revealed down to each point, (batch, points)
+
+            if not denoiser.mixture:
+                return -to_each().sum(0)
+            together = jax.lax.map(to_each, latents_of(latents, batch))
+            return (jnp.log(latents) - jax.nn.logsumexp(together, 0)).sum(0)
+
+        return jax.lax.map(one, (parts(x_0), parts(thresholds))).sum(0) / x_0.size
 
     cost = jnp.concatenate([jax.lax.map(at, rates[:-1]), jnp.zeros((1, points))])
     upper = jnp.triu(cost, 1)
