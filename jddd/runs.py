@@ -95,9 +95,16 @@ class Run(NamedTuple):
         return found[0]
 
     def sample(self, sampler: str = "", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> list[str]:
-        """Text of `count` samples. prefix: symbols every sample begins with; template: a whole text in which '_' marks what to fill in."""
+        """Text of `count` samples. prefix: symbols every sample begins with; template, in its place: a whole text in which '_' marks what to fill in.
+        length: symbols a sample, 0 for the teacher's. Raises ValueError for a sampler that is not there, and for numbers and texts that do not fit."""
+        for name, value, least in (("count", count, 1), ("length", length, 0)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; allowed: {least} or more{' (0: the length of the teacher)' if name == 'length' else ''}")
+        if prefix and template:
+            raise ValueError(f"prefix is {prefix!r} and template {template!r}; allowed: one of them, as a template can begin with the prefix")
         entry, network = self.entry(sampler, nfe), self.teacher.network
         length = length or network.length
+        sampling.check(entry.student, process=network.process, solver=entry.solver, form=entry.form, reveal=entry.reveal, length=length)
         given = fixed = None
         if prefix or template:
             given, fixed = condition(network, prefix=prefix, template=template, length=length)

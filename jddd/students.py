@@ -133,12 +133,10 @@ def distil_all(
     papers = [
         ("LSD paper Eq. 6 (Euler)", "uniform", dataclasses.replace(paper, learn_times=False)),
         ("LSD+ paper Eq. 8 (Euler)", "learned", paper),
-        ("LSD+ paper Eq. 8, coupled (Euler)", "learned", dataclasses.replace(paper, noise="coupled")),
     ]
-    if settings.noise != "independent":  # the user's own choice takes the place of the coupled row
-        papers[-1] = (f"LSD+ paper Eq. 8, {settings.noise} (Euler)", "learned", dataclasses.replace(paper, noise=settings.noise))
-    if papers[-1][2].noise == "coupled" and not (isinstance(process, processes.Absorbing) and settings.form == "score"):
-        papers.pop()  # coupled noise has a meaning for the absorbing process and form 'score' only
+    noise = "coupled" if settings.noise == "independent" else settings.noise  # the user's own choice takes the place of the coupled row
+    if noise != "coupled" or (isinstance(process, processes.Absorbing) and settings.form == "score"):  # what coupled noise has a meaning for
+        papers.append((f"LSD+ paper Eq. 8, {noise} (Euler)", "learned", dataclasses.replace(paper, noise=noise)))
     if paper_nfe:
         with stages("distil: the paper's objectives"):
             chains = {

@@ -88,6 +88,13 @@ def test_bad_requests_of_a_run(run, tmp_path):
     loaded = jddd.load(run[0])
     with pytest.raises(ValueError, match="no sampler 'Heun'"):
         loaded.sample("Heun")
+    for request, field in (
+        (dict(count=0), "count is 0"), (dict(count=-1), "count is -1"), (dict(length=-5), "length is -5"), (dict(prefix="in ", template="in the ____"), "prefix is 'in ' and template 'in the ____'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=field):
+            loaded.sample("LSD+", nfe=8, **request)
+    with pytest.raises(SystemExit, match="error: count is -1"):
+        sample.main([f"--run={run[0]}", "--count=-1"])
     with pytest.raises(ValueError, match="at most the length 8"):
         loaded.sample("LSD+", nfe=8, length=8, prefix="much too long a prefix")
     with pytest.raises(ValueError, match="students.json does not exist"):

@@ -45,7 +45,7 @@ def sample(generator: np.random.Generator, count: int, length: int, size: int) -
 
 @dataclasses.dataclass(frozen=True)
 class Countdown:
-    """The corpus of a split, with the methods of jddd.data.text.Corpus; splits differ in their seeds."""
+    """The corpus of a split, with the methods of jddd.data.text.Corpus; splits differ in their windows."""
 
     size: int
     length: int
@@ -57,7 +57,7 @@ class Countdown:
         return self.windows().ravel()
 
     def batch(self, step: int, size: int, seed: int = 0) -> np.ndarray:
-        """(size, length) int32 sequences; a pure function of (split, seed, step)."""
+        """(size, length) int32 sequences; a pure function of (seed, step), the same in every split."""
         return sample(np.random.Generator(np.random.Philox(key=[seed, step])), size, self.length, self.size)
 
     def windows(self, count: int = 0) -> np.ndarray:

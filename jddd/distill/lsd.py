@@ -37,7 +37,7 @@ class LSDConfig:
     objective: 'path_kl' (a teacher without time conditioning, or coefficients of 1: costs are measured at the time of the mask rate) or 'paper'. form: where the coefficient goes, 'score' (paper, Eq. 5) or 'log_score' (released code). learn_times: LSD+.
     steps, learning_rate: of Adam. For 'paper': teacher_steps (N), batch (rows of the chains), rounds (the chains are drawn again that often),
     noise ('independent' chains as in the paper, 'coupled', or 'same_state': both scores at the teacher's state), renormalise (step sizes scaled to
-    reach t = 0; without it Eq. 8's minimiser stops at about M / N of the way), relaxed (share of sites by which the student's start may differ)."""
+    reach t = 0; without it, for which rounds must be 1, Eq. 8's minimiser stops at about M / N of the way), relaxed (share of sites by which the student's start may differ)."""
 
     objective: str = "path_kl"
     form: str = "score"
@@ -58,6 +58,10 @@ class LSDConfig:
                 raise ValueError(f"distill.{field} is {value!r}; allowed: {', '.join(allowed)}")
         if not 0 <= self.relaxed < 1:
             raise ValueError(f"distill.relaxed is {self.relaxed}; allowed: a share in [0, 1)")
+        if self.noise == "coupled" and self.form != "score":
+            raise ValueError(f"distill.noise is 'coupled' with distill.form {self.form!r}; allowed: form 'score' (thresholds are shared, so reveals must not depend on the network)")
+        if self.learn_times and not self.renormalise and self.rounds > 1:
+            raise ValueError(f"distill.renormalise is False with distill.rounds {self.rounds}; allowed: rounds 1 (measured again at its own times, Eq. 8's literal grid leaves [0, 1])")
 
 
 # ----------------------------------------------------------------------------------------------------------------------------- parametrisation
