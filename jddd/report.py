@@ -32,7 +32,7 @@ th { background: #f2f5f9; position: sticky; top: 0 } td:first-child, th:first-ch
 pre, .text { font: 12.5px/1.45 ui-monospace, monospace; background: #f7f9fb; padding: .6em; white-space: pre-wrap } img { max-width: 100% }
 h2 { margin-top: 1.8em } small, .note { color: #5a6877 } tr.learned td { background: #eef6ff }
 """
-LEARNED = ("LSD",)  # how the names of samplers with learned numbers begin
+LEARNED = "LSD"  # in the names of samplers with learned numbers
 
 
 def versions() -> dict[str, str]:
@@ -61,7 +61,7 @@ def table(rows: Sequence[dict], columns: dict[str, str] | None = None) -> str:
     lines = []
     for row in rows:
         cells = "".join(f"<td>{html.escape(_cell(row.get(key, '')))}{_interval(row, key, ' <small>{} to {}</small>')}</td>" for key in columns)
-        lines.append(f"<tr{' class=learned' if str(row.get('sampler', '')).startswith(LEARNED) else ''}>{cells}</tr>")
+        lines.append(f"<tr{' class=learned' if LEARNED in str(row.get('sampler', '')) else ''}>{cells}</tr>")
     return f"<table><tr>{''.join(f'<th>{c}</th>' for c in columns.values())}</tr>{''.join(lines)}</table>"
 
 
@@ -92,7 +92,7 @@ def learned(entries: Sequence[Entry]) -> str:
     """The section with the numbers of every learned sampler, folded."""
     folded = []
     for e in entries:
-        if e.sampler.startswith(LEARNED):
+        if LEARNED in e.sampler:
             listed = {k: [round(float(x), 4) for x in np.asarray(v)] for k, v in vars(e.student).items()}
             folded.append(f"<details><summary>{html.escape(e.sampler)}, NFE {e.nfe}</summary><pre>{html.escape(json.dumps(listed, indent=1))}</pre></details>")
     return section("Learned numbers", *folded)
@@ -139,7 +139,8 @@ def against_nfe(rows: Sequence[dict], panels: dict[str, str]) -> Figure:
                 axis.errorbar([p["nfe"] for p in points], middle, yerr=band, marker="o", capsize=2, label=name)
         axis.axhline(rows[0][field], color="black", ls="--", label=f"teacher, NFE {rows[0]['nfe']}")
         axis.set_xscale("log", base=2)
-        axis.set(xlabel="NFE", title=title)
+        calls = [r["nfe"] for r in rows[1:]] or [1]
+        axis.set(xlabel="NFE", title=title, xlim=(min(calls) / 1.2, max(calls) * 1.2))  # set, for a figure may be nan in every row
     axes[0].legend(fontsize=7)
     return figure
 
@@ -149,7 +150,7 @@ def learned_numbers(entries: Sequence[Entry]) -> Figure:
     figure = Figure(figsize=(11, 4.2))
     left, right = figure.subplots(1, 2)
     for e in entries:
-        if e.sampler.startswith(LEARNED) and "T " not in e.sampler:
+        if LEARNED in e.sampler and "T " not in e.sampler:
             position = np.arange(e.student.count + 1) / e.student.count
             left.plot(position, np.asarray(e.student.times), marker=".", label=f"{e.sampler}, NFE {e.nfe}")
             right.plot(position[:-1], np.asarray(e.student.coefficients), marker=".")

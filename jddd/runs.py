@@ -21,7 +21,7 @@ from jddd.sampling import Student
 
 
 class Entry(NamedTuple):
-    """A sampler of the report's table: its numbers and how they are used."""
+    """A sampler of the report's table: its numbers and how they are used. network: the name or path of a network student, '' for the teacher."""
 
     sampler: str
     grid: str
@@ -29,6 +29,7 @@ class Entry(NamedTuple):
     solver: str = "tweedie"
     form: str = "score"
     reveal: str = "independent"
+    network: str = ""
 
     @property
     def nfe(self) -> int:
@@ -57,7 +58,7 @@ def load_entries(path: Path) -> list[Entry]:
     try:
         rows = json.loads(path.read_text())
         numbers = [{k: jnp.asarray(v, jnp.float32) for k, v in r["student"].items()} for r in rows]  # a number an older version did not have is the plain one
-        return [Entry(r["sampler"], r["grid"], sampling.plain(n["times"]).replace(**n), r["solver"], r["form"], r["reveal"]) for r, n in zip(rows, numbers)]
+        return [Entry(r["sampler"], r["grid"], sampling.plain(n["times"]).replace(**n), r["solver"], r["form"], r["reveal"], r.get("network", "")) for r, n in zip(rows, numbers)]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error!r}") from None
 
@@ -102,7 +103,8 @@ class Run(NamedTuple):
                 raise ValueError(f"{name} is {value}; allowed: {least} or more{' (0: the length of the teacher)' if name == 'length' else ''}")
         if prefix and template:
             raise ValueError(f"prefix is {prefix!r} and template {template!r}; allowed: one of them, as a template can begin with the prefix")
-        entry, network = self.entry(sampler, nfe), self.teacher.network
+        entry = self.entry(sampler, nfe)
+        params, network, _ = pretrained.load(entry.network) if entry.network else self.teacher
         length = length or network.length
         sampling.check(entry.student, process=network.process, solver=entry.solver, form=entry.form, reveal=entry.reveal, length=length)
         given = fixed = None
@@ -110,7 +112,7 @@ class Run(NamedTuple):
             given, fixed = condition(network, prefix=prefix, template=template, length=length)
             given, fixed = (jnp.broadcast_to(a, (count, length)) for a in (given, fixed))
         generate = sampling.sampler(network.denoiser, network.process, (count, length), solver=entry.solver, form=entry.form, reveal=entry.reveal)
-        samples = generate(jax.random.key(seed), self.teacher.params, entry.student, given, fixed)
+        samples = generate(jax.random.key(seed), params, entry.student, given, fixed)
         return [network.tokenizer.decode(row) for row in np.asarray(samples)]
 
 

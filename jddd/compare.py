@@ -1,0 +1,172 @@
+"""Network students beside their teacher: every sampler of a table at every NFE, with how much of the teacher's gap to its own long run each closes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jddd import build, checkpoints, domains, evaluate, grids, pretrained, report, runs, sampling, solvers
+from jddd.distill import lsd, mixtures
+from jddd.evaluate import Bench
+from jddd.runs import Entry
+from jddd.students import distil_all
+from jddd.writers import Stages
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; hybrid: the share of the steps that a hybrid sampler gives to the teacher, its last
+    ones; windows: of data that LSD+ measures costs on (0: no LSD+ rows), a multiple of 32."""
+
+    nfe: tuple = (2, 4, 8, 16)
+    teacher_steps: int = 256
+    samples: int = 512
+    batch: int = 64
+    hybrid: float = 0.5
+    windows: int = 64
+    bootstrap: int = 200
+    seed: int = 0
+    precision: str = "high"
+
+    def __post_init__(self):
+        if not self.nfe or not all(isinstance(v, int) and v >= 1 for v in self.nfe):
+            raise ValueError(f"config field report.nfe is {self.nfe}; allowed: whole numbers of 1 or more")
+        if not 0 <= self.hybrid < 1:
+            raise ValueError(f"config field report.hybrid is {self.hybrid}; allowed: 0 or more, below 1")
+        if self.windows < 0 or self.windows % 32:
+            raise ValueError(f"config field report.windows is {self.windows}; allowed: a multiple of 32")
+        if self.samples < 2:
+            raise ValueError(f"config field report.samples is {self.samples}; allowed: 2 or more")
+        if self.precision not in solvers.PRECISIONS:
+            raise ValueError(f"config field report.precision is {self.precision!r}; allowed: {', '.join(solvers.PRECISIONS)}")
+
+
+def hybrid_bench(bench: Bench, student: pretrained.Pretrained, teacher: pretrained.Pretrained, entry: Entry, share: float) -> Bench | None:
+    """The bench whose denoiser is the student's but in the last round(share M) steps the teacher's; None where that leaves one of them no step."""
+    last = round(share * entry.student.count)
+    if not 0 < last < entry.student.count:
+        return None
+    times = entry.student.times
+    switch = 0.5 * (times[-last - 1] + times[-last - 2])  # between two steps' times, so that rounding does not matter
+    denoiser = mixtures.hybrid(student.network.denoiser, teacher.network.denoiser)
+    return bench._replace(denoiser=denoiser, params=(student.params, teacher.params, jnp.asarray(switch)), cache=bench.cache.with_name(bench.cache.name + "_hybrid"))
+
+
+def gaps(rows: list[dict], field: str) -> list[dict]:
+    """For each row at fewer calls than the first, the teacher's long run: the share of the gap in `field` between the teacher's plain sampler at as many
+    calls and the long run that it closes, and its entropies and (of molecules) uniqueness over the long run's."""
+    found, long = [], rows[0]
+    for row in rows[1:]:
+        plain = next(r for r in rows if r["sampler"] == "Teacher" and r["grid"] == "uniform" and r["nfe"] == row["nfe"])
+        over = {f"{k} over the teacher's": row[k] / long[k] for k in ("entropy_1", "entropy_4", "uniqueness") if long.get(k)}
+        share = (row[field] - plain[field]) / (long[field] - plain[field]) if long[field] != plain[field] else float("nan")
+        found.append({"sampler": row["sampler"], "grid": row["grid"], "nfe": row["nfe"], field: row[field], "share of the gap closed": share} | over)
+    return found
+
+
+def run(config: ConfigDict, workdir: Path) -> dict:
+    """The whole comparison; returns what metrics.json holds, without its tables. A run that was killed goes on where it was."""
+    stages, workdir = Stages(), Path(workdir)
+    data = build.section(build.DataConfig, config.data, "data")
+    settings = build.section(lsd.LSDConfig, config.distill, "distill")
+    sizes = build.section(CompareConfig, config.report, "report")
+    with stages("load the networks and the data"):
+        teacher = pretrained.load(config.teacher)
+        paths = {name.replace("_", " "): path for name, path in dict(config.students).items() if path}
+        students = {name: pretrained.load(path) for name, path in paths.items()}
+        network = teacher.network
+        if network.process is None:
+            raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
+        for name, student in students.items():
+            if (student.network.process, student.network.tokenizer, student.network.length) != (network.process, network.tokenizer, network.length):
+                raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, a network of another process, tokenizer or length than the teacher's; allowed: its students")
+        tokenizer = teacher.description["data"]["tokenizer"]
+        data = dataclasses.replace(data, length=network.length, tokenizer=tokenizer)
+        corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "test")}
+        domain = domains.of(network, tokenizer.partition(":")[0], corpora, judge=config.get("judge", ""), samples=sizes.samples, repeats=sizes.bootstrap)
+        digests = {name: checkpoints.digest(found.params) for name, found in {"teacher": teacher, **students}.items()}
+        runs.record(workdir, config, digests | {"data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
+    rows, entries, samples, learned = [], [], {}, {}
+
+    def bench_of(name: str, found: pretrained.Pretrained) -> Bench:
+        cache = workdir / "samples" / f"{name.lower().replace(' ', '_') or 'teacher'}"
+        common = dict(length=network.length, count=sizes.samples, batch=min(sizes.batch, sizes.samples), seed=sizes.seed, precision=sizes.precision, score=domain.score)
+        return Bench(denoiser=found.network.denoiser, process=network.process, params=found.params, cache=cache, **common)
+
+    def add(bench: Bench, entry: Entry) -> None:
+        row, drawn = evaluate.row(bench, entry)
+        rows.append(row)
+        samples[f"{entry.sampler}, {entry.grid}, NFE {entry.nfe}"] = drawn
+
+    networks = {"Teacher": teacher, **students}
+    benches = {name: bench_of("" if name == "Teacher" else name, found) for name, found in networks.items()}
+    if sizes.windows:
+        windows = corpora["train"].windows(sizes.windows)
+        for name, bench in benches.items():
+            found = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
+            learned[name] = [e for e in found.entries if e.sampler in ("LSD+ (Tweedie)", "LSD+ spread (Tweedie)")]
+    with stages("sample and score the teacher's long run"):
+        evaluate.warm(benches["Teacher"])
+        add(benches["Teacher"], Entry("Teacher", "uniform", sampling.plain(grids.uniform(sizes.teacher_steps))))
+    with stages("sample and score the table"):
+        for nfe in tqdm(sizes.nfe, desc="table"):
+            uniform, cosine = sampling.plain(grids.uniform(nfe)), sampling.plain(grids.cosine(nfe))
+            for name, bench in benches.items():
+                path = "" if name == "Teacher" else str(paths[name])
+                plain = Entry(name, "uniform", uniform, network=path)
+                here = [plain, *([Entry(name, "cosine", cosine)] if name == "Teacher" else [])]
+                here += [e._replace(sampler=f"{name}, {e.sampler.removesuffix(' (Tweedie)')}", network=path) for e in learned.get(name, ()) if e.nfe == nfe]
+                for entry in here:
+                    add(bench, entry)
+                    entries.append(entry)
+                if name != "Teacher" and (mixed := hybrid_bench(bench, networks[name], teacher, plain, sizes.hybrid)):
+                    add(mixed, plain._replace(sampler=f"{name}, hybrid"))
+    with stages("score held-out data"):
+        real = {"data": "held-out", "samples": len(domain.held_out)} | domain.score(domain.held_out.astype(rows_type(network)))
+    field = domain.headline[0]
+    result = {
+        "name": config.name, "columns": domain.columns, "headline": domain.headline, "rows": rows, "gaps": gaps(rows, field), "held_out": real,
+        "networks": {name: found.description["metrics"] for name, found in networks.items()}, "config": json.loads(config.to_json()), "versions": report.versions(), "seconds": stages.seconds,
+    }  # fmt: skip
+    with stages("write the report"):
+        runs.save_entries(workdir / "students.json", entries)
+        write(workdir / "report.html", result, entries, domain, samples)
+    (workdir / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(report.summary(rows, (*domain.headline, *(k for k in ("uniqueness", "entropy_1") if k in rows[0]), "seconds")))
+    return {"report": str(workdir / "report.html"), "seconds": round(sum(stages.seconds.values()), 1)}
+
+
+def rows_type(network: build.Network):
+    """The type samples are kept in."""
+    return "uint16" if network.process.symbols < 2**16 else "uint32"
+
+
+def figures(result: dict, panels: dict[str, str]) -> dict[str, Figure]:
+    return {"quality against NFE": report.against_nfe(result["rows"], panels)}
+
+
+def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain, samples: dict[str, Any]) -> None:
+    """The page of a result; its plots also as files in plots/ beside it."""
+    networks = [{"network": name} | {k: v for k, v in facts.items() if isinstance(v, (int, float, str))} for name, facts in result["networks"].items()]
+    keys = {k: k.replace("_", " ") for row in networks for k in row}
+    few = min(r["nfe"] for r in result["rows"])
+    shown = {"held-out data": domain.held_out} | {name: drawn for name, drawn in samples.items() if name.endswith(f"NFE {few}") or name.startswith("Teacher, uniform") or "hybrid" in name}
+    parts = [
+        report.note(domain.note),
+        report.section("Samplers", report.table(result["rows"], domain.columns)),
+        report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"])),
+        report.section("Held-out data", report.table([result["held_out"]])),
+        report.plots(figures(result, domain.panels), path.parent / "plots"),
+        report.section("Networks", report.table(networks, keys)),
+        report.learned(entries),
+        domain.show(shown),
+        report.origin(result),
+    ]
+    report.page(path, result["name"], parts)

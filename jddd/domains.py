@@ -1,0 +1,101 @@
+"""What samples of a kind of data are worth and how they are shown: text, molecules and Countdown, each as one `Domain`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jddd import build, countdown, pretrained, report, text_report
+from jddd.metrics import countdown as countdown_metrics
+from jddd.metrics import molecules as molecule_metrics
+from jddd.metrics import sequences
+from jddd.metrics.text import Scorer
+from jddd.models import exact
+
+MOLECULE_COLUMNS = {
+    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "validity": "valid", "uniqueness": "unique", "novelty": "novel", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
+    "internal_diversity": "internal diversity", "logp_distance": "logP distance", "qed_distance": "QED distance", "sa_distance": "SA distance", "weight_distance": "weight distance",
+    "scaffold_similarity": "scaffold similarity", "atoms": "atoms", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
+}  # fmt: skip
+
+
+class Domain(NamedTuple):
+    """columns, headline: of a report's tables (jddd.report); panels: fields to plot against NFE, titles; score: samples (N, L) -> a row's figures, the
+    headline's first with an interval; show: samples by name -> HTML; held_out: real data (N, L) to hold them against; note: how to read the figures."""
+
+    columns: dict[str, str]
+    headline: list[str]
+    panels: dict[str, str]
+    score: Callable[[np.ndarray], dict]
+    show: Callable[[dict[str, np.ndarray]], str]
+    held_out: np.ndarray
+    note: str
+
+
+def _texts(tokenizer, samples: dict[str, np.ndarray]) -> str:
+    return report.samples({name: [tokenizer.decode(row) for row in drawn[:3]] for name, drawn in samples.items()})
+
+
+def text(network: build.Network, corpora: dict, judge: str, *, samples: int, repeats: int) -> Domain:
+    """Text, scored by an autoregressive judge; raises ValueError where the judge reads other symbols."""
+    scorer = pretrained.load(judge)
+    if scorer.network.process is not None or scorer.network.tokenizer != network.tokenizer:
+        raise ValueError(f"config field judge is {judge!r}; allowed: an autoregressive network with the teacher's symbols")
+    vocabulary = frozenset(network.tokenizer.decode(corpora["train"].symbols).split(" "))
+    panels = {"judge_bits": "judge bits a character (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
+    note = "Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only."
+    show = functools.partial(_texts, network.tokenizer)
+    return Domain(text_report.COLUMNS, text_report.HEADLINE, panels, Scorer(scorer, vocabulary, repeats), show, corpora["test"].windows(samples), note)
+
+
+def molecules(network: build.Network, corpora: dict, *, samples: int, references: int = 2000) -> Domain:
+    """Molecules, scored by RDKit against `references` molecules of the test split; raises ValueError where RDKit is missing."""
+    decode = lambda drawn: [network.tokenizer.decode(row) for row in drawn]
+    real = corpora["test"].windows(samples + references)
+    chosen = np.arange(len(real)) % (1 + references // samples) == 0  # evenly spread: the file's order drifts
+    held_out = real[chosen][:samples]
+    training = molecule_metrics.digests(decode_all(network.tokenizer, corpora["train"].symbols))
+    reference = molecule_metrics.reference(decode(real[~chosen]), training)
+
+    def score(drawn: np.ndarray) -> dict:
+        entropy = lambda n: sequences.entropy(sequences.ngrams(drawn, n))
+        return molecule_metrics.score(decode(drawn), reference) | {"entropy_1": entropy(1), "entropy_4": entropy(4)}
+
+    def show(drawn: dict[str, np.ndarray]) -> str:
+        return report.section("Samples", *(f"<h3>{name}</h3>" + molecule_metrics.draw(decode(rows[:12])) for name, rows in drawn.items()))
+
+    panels = {"validity": "valid molecules, share", "uniqueness": "distinct, of the valid", "entropy_4": "4-gram entropy, bits"}
+    note = (
+        "Valid: what RDKit parses as one molecule, nothing after the end. Novel: not in the training set. Distances: Wasserstein-1 to held-out molecules; "
+        "those of real molecules are in the last table, and a sampler cannot do better. Scaffold similarity: cosine of scaffold counts."
+    )
+    return Domain(MOLECULE_COLUMNS, ["validity", "entropy_4"], panels, score, show, held_out, note)
+
+
+def decode_all(tokenizer, rows: np.ndarray) -> list[str]:
+    """The molecules of a table of rows (n, L), none with a character after an end, quickly."""
+    signs = np.frombuffer(tokenizer.alphabet.encode() + b"\n", np.uint8)
+    width = (rows != tokenizer.end).sum(1) + 1
+    keep = np.arange(rows.shape[1]) < width[:, None]
+    return signs[rows[keep]].tobytes().decode().splitlines()
+
+
+def numbers(network: build.Network, corpora: dict, *, samples: int, repeats: int) -> Domain:
+    """Countdown, scored by its rule and its chain."""
+    chain = exact.countdown(network.tokenizer.size)
+    score = functools.partial(countdown_metrics.score, chain=chain, repeats=repeats)
+    panels = {"violation_rate": "violations a site", "restart_distance": "restart distance from uniform", "entropy_4": "4-gram entropy, bits"}
+    note = "A violation is a value above 0 followed by anything but one less, over all sites. Restart distance: total variation between the values after a 0 and the uniform law."
+    return Domain(countdown.COLUMNS, countdown.HEADLINE, panels, score, functools.partial(_texts, network.tokenizer), corpora["test"].windows(samples), note)
+
+
+def of(network: build.Network, kind: str, corpora: dict, *, judge: str, samples: int, repeats: int) -> Domain:
+    """The domain of a tokenizer's kind: 'smiles', 'numbers' or text."""
+    if kind == "smiles":
+        return molecules(network, corpora, samples=samples)
+    if kind == "numbers":
+        return numbers(network, corpora, samples=samples, repeats=repeats)
+    return text(network, corpora, judge, samples=samples, repeats=repeats)
