@@ -18,7 +18,7 @@ def main(argv):
     logging.set_verbosity(logging.ERROR)  # absl resets it when it parses flags
     import jax
 
-    from jddd import compare, countdown, experiment, pretrain, rounds
+    from jddd import compare, countdown, di4c_laboratory, experiment, pretrain, rounds
     from jddd.data.text import default_cache
 
     jax.config.update("jax_compilation_cache_dir", str(default_cache() / "compiled"))
@@ -26,7 +26,7 @@ def main(argv):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
     config = _CONFIG.value
-    experiments = {"pretrain": pretrain.run, "distill": experiment.run, "countdown": countdown.run, "student": rounds.run, "compare": compare.run}
+    experiments = {"pretrain": pretrain.run, "distill": experiment.run, "countdown": countdown.run, "student": rounds.run, "compare": compare.run, "di4c_laboratory": di4c_laboratory.run}
     workdir = Path(_WORKDIR.value or Path("runs") / config.name)
     workdir.mkdir(parents=True, exist_ok=True)
     try:

@@ -170,6 +170,12 @@ def marginal(denoiser: Denoiser, count: int = 16) -> Denoiser:
 
 
 @functools.lru_cache(maxsize=32)
+def quantised(denoiser: Denoiser, count: int) -> Denoiser:
+    """The mixture with `count` distinct latents, the midpoints of equal parts of [0, 1): a mixture of so many products."""
+    return denoiser._replace(features=lambda params, x_t, t, latent: denoiser.features(params, x_t, t, (jnp.floor(latent * count) + 0.5) / count))
+
+
+@functools.lru_cache(maxsize=32)
 def hybrid(first: Denoiser, last: Denoiser) -> Denoiser:
     """`first` above a time, `last` below and at it (Di4C's hybrid sampling: the student's steps first, the teacher's last); params are (params of first,
     params of last, that time), times scalars. Both networks' trunks have one width."""
