@@ -165,3 +165,53 @@ def test_bad_sizes_are_refused_by_name(values, field):
     """A size no network can have is a ValueError that names the field."""
     with pytest.raises(ValueError, match=field):
         dit.DiTConfig(**(SMALL | values))
+
+
+# ---------------------------------------------------------------------------------------------------------------------------------------- the latent
+LATENT = [dict(), dict(conv=5), dict(conv=4, depth=2), dict(time_conditioning=True, conv=3)]
+
+
+@pytest.mark.parametrize("more", LATENT)
+def test_a_student_starts_as_its_teacher(more):
+    """With its teacher's weights and fresh ones for the latent, the student says what the teacher says, whatever the latent: what is read of the latent's
+    token is multiplied by 0, so only the order of sums differs (float32, 1e-6 of numbers of order 1)."""
+    config = dit.DiTConfig(**SMALL | more)
+    student = dit.DiTConfig(**SMALL | more, latent=True)
+    params, x = drawn(config, scale=0.3), np.random.default_rng(1).integers(0, V + 1, (3, LENGTH))
+    grown = dit.from_teacher(dit.init(jax.random.key(1), student, LENGTH), params)
+    assert jax.tree.structure(grown) == jax.tree.structure(dit.init(jax.random.key(1), student, LENGTH))
+    for latent in (0.0, 0.3, 0.999):
+        found = dit.denoiser(student)(grown, jnp.asarray(x), jnp.ones(()), jnp.full(3, latent))
+        np.testing.assert_allclose(found, outputs(config, params, x), atol=2e-6)
+
+
+@pytest.mark.parametrize("more", LATENT)
+def test_every_site_sees_its_own_rows_latent(more):
+    """With open gates each output depends on the latent of its row, and on no other row's."""
+    config = dit.DiTConfig(**SMALL | more, latent=True)
+    params, x = drawn(config), jnp.asarray(np.random.default_rng(1).integers(0, V + 1, (2, LENGTH)), jnp.int32)
+    network = dit.denoiser(config)
+    assert network.mixture
+    one, other = (np.asarray(network(params, x, jnp.ones(()), jnp.asarray([0.2, latent]))) for latent in (0.2, 0.7))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert (np.abs(one[1] - other[1]).max(-1) > 1e-6).all()
+    np.testing.assert_allclose(np.exp(one).sum(-1), 1, rtol=1e-5)
+
+
+def test_the_latents_token_has_no_place():
+    """rotate leaves the loose tokens at the end as they are, and the others as without them."""
+    x = np.random.default_rng(0).normal(size=(1, 1, 7, 8)).astype(np.float32)
+    found = dit.rotate(jnp.asarray(x), 1)
+    np.testing.assert_array_equal(found[..., -1, :], x[..., -1, :])
+    np.testing.assert_array_equal(found[..., :-1, :], dit.rotate(jnp.asarray(x[..., :-1, :])))
+
+
+def test_latents_are_given_to_mixtures_alone():
+    """A mixture without a latent, a product with one, and a causal mixture are refused by name."""
+    x = jnp.zeros((1, LENGTH), jnp.int32)
+    for latent, given in ((True, ()), (False, (jnp.zeros(1),))):
+        config = dit.DiTConfig(**SMALL, latent=latent)
+        with pytest.raises(ValueError, match="latent is .*model.latent"):
+            dit.denoiser(config)(drawn(config), x, jnp.ones(()), *given)
+    with pytest.raises(ValueError, match="model.latent"):
+        dit.DiTConfig(**SMALL, latent=True, causal=True)
