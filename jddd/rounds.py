@@ -24,8 +24,12 @@ GAIN_TIMES = (0.25, 0.5, 0.75, 1.0)
 
 
 def student_network(teacher: pretrained.Pretrained, method: str) -> tuple[dict, build.Network]:
-    """(description, network) of a student: its teacher's, for Di4C with a latent."""
-    model = teacher.description["model"] | {"latent": method == "di4c" or teacher.description["model"].get("latent", False)}
+    """(description, network) of a student: its teacher's, for Di4C with a latent. Of an absorbing process log-scores, normalised, are log-probabilities,
+    so the student of a score network starts from the same weights; raises ValueError for score networks of other processes."""
+    model, scores = teacher.description["model"], teacher.network.scores is not None
+    if scores and not isinstance(teacher.network.process, processes.Absorbing):
+        raise ValueError(f"the teacher {teacher.description.get('name')!r} learned scores of {teacher.network.process}; allowed: log-probabilities, or an absorbing process")
+    model = model | {"latent": method == "di4c" or model.get("latent", False), "scores": False}
     description = teacher.description | {"model": model}
     return description, build.network_from(description)
 

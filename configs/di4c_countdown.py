@@ -1,0 +1,48 @@
+"""Di4C on Countdown: mixture students of the trained teacher, beside SDTT, hybrid sampling and LSD+, at NFE 4 and 8.
+
+  python -m jddd.main --config=configs/di4c_countdown.py              compares networks: --config.students.Di4C=runs/di4c_countdown_train/round_1 and so on
+  python -m jddd.main --config=configs/di4c_countdown.py:train        trains the Di4C student and its own student ('Di4C twice')
+  python -m jddd.main --config=configs/di4c_countdown.py:sdtt         trains the SDTT students
+  python -m jddd.main --config=configs/di4c_countdown.py:smoke        a Di4C student in seconds, for tests
+"""
+
+from ml_collections import ConfigDict
+
+from jddd.build import DataConfig, OptimConfig, TrainConfig, defaults
+from jddd.compare import CompareConfig
+from jddd.distill.di4c import Di4CConfig
+from jddd.distill.lsd import LSDConfig
+from jddd.distill.sdtt import SDTTConfig
+
+VARIANTS = ("", "train", "sdtt", "smoke")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}; allowed: nothing, {', '.join(VARIANTS[1:])}")
+    config = ConfigDict()
+    config.name = "di4c_countdown" + (f"_{variant}" if variant else "")
+    config.teacher = "teacher_countdown"
+    config.data = defaults(DataConfig, name="countdown", tokenizer="numbers:32", length=256)
+    if not variant:
+        config.experiment = "compare"
+        config.students = ConfigDict({"Di4C": "", "Di4C_twice": "", "SDTT": ""})
+        config.distill = defaults(LSDConfig)
+        config.report = defaults(CompareConfig, nfe=(4, 8), teacher_steps=64, samples=256, batch=32)
+        return config
+    config.experiment = "student"
+    config.method = "di4c"
+    config.rounds = 2
+    config.distill = defaults(Di4CConfig, latents=8, stratified=True, near_share=0.1, start_share=0.1, gap_low=1 / 128, gap_high=1 / 16, shape="constant", scale=1.0)
+    config.optim = defaults(OptimConfig, name="adamw", learning_rate=1e-3, warmup=50, decay_from=0.5)
+    config.train = defaults(TrainConfig, steps=1200, batch=8, microbatches=2, ema=0.995, save_every=100, log_every=20, evaluate_every=400)
+    if variant == "sdtt":
+        config.method = "sdtt"
+        config.rounds = 5
+        config.distill = defaults(SDTTConfig, step=1 / 256)
+        config.train = defaults(TrainConfig, steps=200, batch=32, microbatches=4, ema=0.98, save_every=100, log_every=20, evaluate_every=200)
+    if variant == "smoke":
+        config.rounds = 1
+        config.distill = defaults(Di4CConfig, latents=2, near_share=0.5)
+        config.train = defaults(TrainConfig, steps=4, batch=2, microbatches=1, save_every=2, log_every=2, evaluate_every=2)
+    return config
