@@ -1,6 +1,7 @@
 """Train a teacher of molecules: masked diffusion over SMILES characters of MOSES.
 
   python -m jddd.main --config=configs/teacher_molecules.py          1.2 M parameters, hours on 2 CPU cores; resumes after a kill
+  python -m jddd.main --config=configs/teacher_molecules.py:more     the same network, a further run from the shipped weights (config.initial)
   python -m jddd.main --config=configs/teacher_molecules.py:base     25 M parameters, for an accelerator
   python -m jddd.main --config=configs/teacher_molecules.py:smoke    seconds, for tests
 
@@ -13,8 +14,8 @@ from jddd.build import DataConfig, ModelConfig, OptimConfig, ProcessConfig, Trai
 
 
 def get_config(variant: str = "small") -> ConfigDict:
-    if variant not in ("small", "base", "smoke"):
-        raise ValueError(f"variant is {variant!r}; allowed: small, base, smoke")
+    if variant not in ("small", "more", "base", "smoke"):
+        raise ValueError(f"variant is {variant!r}; allowed: small, more, base, smoke")
     config = ConfigDict()
     config.experiment = "pretrain"
     config.name = f"teacher_molecules_{variant}"
@@ -23,6 +24,9 @@ def get_config(variant: str = "small") -> ConfigDict:
     config.model = defaults(ModelConfig, width=128, depth=6, heads=4, conv=5)
     config.optim = defaults(OptimConfig, name="muon", learning_rate=5e-3, adam_learning_rate=5e-3, warmup=100, decay_from=0.3)
     config.train = defaults(TrainConfig, steps=4500, batch=128, microbatches=8, floor=0.1, save_every=100, evaluate_every=500)
+    if variant == "more":
+        config.initial = "teacher_molecules"
+        config.train.steps = 16_000
     if variant == "base":
         config.model = defaults(ModelConfig, width=512, depth=8, heads=8, conv=0, dtype="bfloat16")
         config.optim = defaults(OptimConfig, name="muon", learning_rate=2e-3, adam_learning_rate=2e-3, warmup=500, decay_from=0.3)

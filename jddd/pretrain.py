@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jddd import build, checkpoints, losses, optim, runs, score, sharding, train
+from jddd import build, checkpoints, losses, optim, pretrained, runs, score, sharding, train
 from jddd.models import dit
 
 BITS = 1 / math.log(2)
@@ -56,8 +56,20 @@ def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *,
     return float(flat.mean()), float(flat.std(ddof=1) / math.sqrt(len(flat)))
 
 
+def _initial(name: str, network: build.Network):
+    """The parameters training goes on from, or None for fresh ones; raises ValueError where they are those of another network."""
+    if not name:
+        return None
+    found = pretrained.load(name)
+    if found.network.dit != network.dit:
+        raise ValueError(f"config field initial is {name!r}, weights of {found.network.dit}; allowed: weights of {network.dit}")
+    return found.params
+
+
 def run(config: ConfigDict, workdir: str | Path) -> dict:
-    """Train, evaluate on held-out text, and write workdir/model.safetensors, model.json and metrics.json."""
+    """Train, evaluate on held-out data, and write workdir/model.safetensors, model.json and metrics.json.
+
+    config.initial (if set) names weights to start from, with the optimiser and its rates anew: a further run of a network that was not trained enough."""
     data = build.section(build.DataConfig, config.data, "data")
     model = build.section(build.ModelConfig, config.model, "model")
     process_config = build.section(build.ProcessConfig, config.process, "process") if config.get("process") else None
@@ -65,6 +77,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     settings = build.optim(config.optim)
     network = build.network(data, process_config, model)
     corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "valid", "test")}
+    initial = _initial(config.get("initial", ""), network)
     runs.record(Path(workdir), config, {"text": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     on = sharding.mesh(sizes.model)
     key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
@@ -80,6 +93,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         optim.optimiser(settings, sizes.steps),
         lambda step: corpora["train"].batch(step, sizes.batch, sizes.seed),
         steps=sizes.steps,
+        initial=initial,
         ema=sizes.ema,
         microbatches=sizes.microbatches,
         on=on,
@@ -104,6 +118,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     }
     description = {
         "name": config.name,
+        "initial": config.get("initial", ""),
         "data": dataclasses.asdict(data) | {"cache": "", "path": ""},
         "process": dataclasses.asdict(process_config) if process_config else None,
         "model": dataclasses.asdict(model),

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from jddd import build, countdown, experiment, optim
-from jddd.distill import lsd
+from jddd import build, compare, countdown, di4c_laboratory, experiment, optim, rounds
+from jddd.distill import di4c, lsd
 from jddd.models import dit
 
 ROOT = Path(__file__).parents[1]
@@ -27,8 +27,20 @@ SECTIONS = {
     "distill": lsd.LSDConfig,
     "report": experiment.ReportConfig,
 }
-REPORTS = {"lsd_countdown.py": countdown.CountdownConfig}  # sections that are another class in one experiment
+OTHERS = {  # sections that are another class in an experiment
+    ("countdown", "report"): countdown.CountdownConfig,
+    ("compare", "report"): compare.CompareConfig,
+    ("di4c_laboratory", "report"): di4c_laboratory.LaboratoryConfig,
+    ("di4c_laboratory", "distill"): di4c.Di4CConfig,
+}
 PRETRAIN = ("data", "model", "optim", "train")  # and process, unless it is a judge
+
+
+def class_of(config, name):
+    """The dataclass of a section of a config."""
+    if (config.experiment, name) == ("student", "distill"):
+        return rounds.METHODS[config.method]
+    return OTHERS.get((config.experiment, name), SECTIONS[name])
 
 
 def get_config(file):
@@ -65,10 +77,10 @@ SETTLED = {("lsd_text.py", "data"): {"length", "tokenizer"}, ("lsd_text.py", "di
 def test_every_config_builds(file, variant):
     """Each section is a dataclass with every field present (so that each is a flag), and what it describes can be made."""
     config = get_config(file)(variant)
-    assert config.experiment in ("pretrain", "distill", "countdown") and config.name.startswith(file.removesuffix(".py"))
+    assert config.experiment in ("pretrain", "distill", "countdown", "student", "compare", "di4c_laboratory") and config.name.startswith(file.removesuffix(".py"))
     built = {}
-    for name in [key for key, value in config.items() if isinstance(value, ConfigDict)]:
-        section = REPORTS.get(file, SECTIONS[name]) if name == "report" else SECTIONS[name]
+    for name in [key for key, value in config.items() if isinstance(value, ConfigDict) and key != "students"]:
+        section = class_of(config, name)
         built[name] = build.section(section, config[name], name)
         settled = SETTLED.get((file, name), set())
         assert set(config[name].keys()) | settled == {field.name for field in dataclasses.fields(section)}
@@ -84,6 +96,13 @@ def test_every_config_builds(file, variant):
     elif config.experiment == "countdown":
         assert set(built) == {"process", "distill", "report"}
         assert config.trained in ("teacher_countdown", "")
+    elif config.experiment == "student":
+        assert set(built) == {"data", "distill", "optim", "train"} and config.rounds >= 1
+        assert built["train"].batch % built["train"].microbatches == 0
+    elif config.experiment == "compare":
+        assert set(built) == {"data", "distill", "report"} and list(config.students)
+    elif config.experiment == "di4c_laboratory":
+        assert set(built) == {"model", "distill", "optim", "train", "report"}
     else:
         assert set(built) == {"data", "distill", "report"}
         assert {config.teacher, config.judge} == {"teacher_text", "judge_text"}
