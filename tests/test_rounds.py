@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,21 +13,30 @@ import numpy as np
 import pytest
 
 import jddd
-from jddd import pretrained
+from jddd import compare, pretrained, rounds
 
 pytest.importorskip("rdkit")
 ROOT = Path(__file__).parent.parent
 LINES = [f"{a}{b}{c}" for a in ("C", "CC", "N", "O", "CO") for b in ("CC", "C(C)C", "c1ccccc1", "C1CC1") for c in ("O", "N", "F", "CC", "Cl")]
 
 
-def command(config, workdir, *more):
-    return [sys.executable, "-m", "jddd.main", f"--config=configs/{config}", f"--workdir={workdir}", *more]
+def configured(file, variant, **changes):
+    """The config of a file with fields changed, by dotted name."""
+    config = runpy.run_path(str(ROOT / "configs" / file))["get_config"](variant)
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
 
 
-def finish(arguments):
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def start(file, workdir, **changes):
+    """The command line of the same, in a process of its own (with one device, where the tests have eight)."""
+    flags = [f"--config.{name.replace('__', '.')}={value}" for name, value in changes.items()]
+    return subprocess.Popen([sys.executable, "-m", "jddd.main", f"--config=configs/{file}", f"--workdir={workdir}", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*arguments, **changes):
+    process = start(*arguments, **changes)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +44,20 @@ def folder(tmp_path_factory):
     """A teacher, two rounds of Di4C (the first killed with SIGKILL after its first checkpoint) and two of SDTT; a small file of molecules for all."""
     root = tmp_path_factory.mktemp("students")
     (root / "mine.smi").write_text("\n".join(LINES * 10))
-    data = [f"--config.data.path={root / 'mine.smi'}", f"--config.data.cache={root / 'cache'}"]
-    finish(command("teacher_molecules.py:smoke", root / "teacher", *data))
-    teacher = [*data, f"--config.teacher={root / 'teacher' / 'model'}"]
-    arguments = command("di4c_molecules.py:smoke", root / "di4c", *teacher)
-    first = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while first.poll() is None and not (root / "di4c/round_1/checkpoints/3").is_dir():
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    finish(arguments)
-    sizes = ["--config.train.steps=4", "--config.train.batch=4", "--config.train.microbatches=1", "--config.rounds=2"]
-    finish(command("di4c_molecules.py:sdtt", root / "sdtt", *teacher, *sizes))
-    students = [f"--config.students.Di4C={root / 'di4c/round_1'}", f"--config.students.Di4C_twice={root / 'di4c/round_2'}", f"--config.students.SDTT={root / 'sdtt/round_2'}"]
-    finish(command("di4c_molecules.py:smoke_table", root / "table", *teacher, *students))
+    data = dict(data__path=str(root / "mine.smi"), data__cache=str(root / "cache"))
+    finish("teacher_molecules.py:smoke", root / "teacher", **data)
+    teacher = data | {"teacher": str(root / "teacher" / "model")}
+    killed = start("di4c_molecules.py:smoke", root / "di4c", **teacher)
+    while killed.poll() is None and not (root / "di4c/round_1/checkpoints/3").is_dir():
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (root / "di4c/round_2.json").exists(), "the run ended before it could be killed"
+    finish("di4c_molecules.py:smoke", root / "di4c", **teacher)
+    finish("di4c_molecules.py:smoke", root / "whole", **teacher, rounds=1)
+    finish("di4c_molecules.py:sdtt", root / "sdtt", **teacher, rounds=2, train__steps=4, train__batch=4, train__microbatches=1)
+    students = {"students__Di4C": "di4c/round_1", "students__Di4C_twice": "di4c/round_2", "students__SDTT": "sdtt/round_2"}
+    finish("di4c_molecules.py:smoke_table", root / "table", **teacher, **{name: root / path for name, path in students.items()})
     return root
 
 
@@ -64,8 +74,6 @@ def test_students_are_networks(folder):
 
 def test_a_killed_round_goes_on_as_if_it_had_not(folder):
     """The weights are those of a run that was not killed, bit for bit."""
-    more = [f"--config.data.path={folder / 'mine.smi'}", f"--config.data.cache={folder / 'cache'}", f"--config.teacher={folder / 'teacher/model'}", "--config.rounds=1"]
-    finish(command("di4c_molecules.py:smoke", folder / "whole", *more))
     assert (folder / "whole/round_1.safetensors").read_bytes() == (folder / "di4c/round_1.safetensors").read_bytes()
 
 
@@ -92,16 +100,22 @@ def test_a_student_is_sampled_by_name(folder):
 
 
 BAD = [
-    (["--config.rounds=0"], "rounds is 0"),
-    (["--config.method=lsd"], "method is 'lsd'"),
-    (["--config.distill.near_share=2.0"], "distill.near_share is 2.0"),
-    (["--config.teacher=judge_text"], "teacher is 'judge_text'"),
-    (["--config.teacher=nowhere"], "'nowhere' does not exist"),
+    ("smoke", dict(rounds=0), "rounds is 0"),
+    ("smoke", dict(method="lsd"), "method is 'lsd'"),
+    ("smoke", dict(distill__near_share=2.0), "distill.near_share is 2.0"),
+    ("smoke", dict(teacher="judge_text"), "teacher is 'judge_text'"),
+    ("smoke", dict(teacher="nowhere"), "'nowhere' does not exist"),
+    ("sdtt", dict(teacher="teacher_text_uniform"), "absorbing"),
+    ("sdtt", dict(teacher="teacher_countdown", rounds=9), "rounds"),
+    ("smoke_table", dict(teacher="teacher_text", students__Di4C="teacher_countdown", students__Di4C_twice="", students__SDTT=""), "students.Di4C is 'teacher_countdown'"),
+    ("smoke_table", dict(report__nfe=()), "report.nfe"),
+    ("smoke_table", dict(report__windows=33), "report.windows is 33"),
 ]
 
 
-@pytest.mark.parametrize("arguments,message", BAD, ids=[message for _, message in BAD])
-def test_bad_configs_are_one_line(tmp_path, arguments, message):
-    done = subprocess.run(command("di4c_molecules.py:smoke", tmp_path / "run", "--config.teacher=teacher_text", *arguments), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and message in done.stderr and done.stderr.strip().splitlines()[-1].startswith("error:")
-    assert not (tmp_path / "run/config.json").exists()
+@pytest.mark.parametrize("variant,changes,message", BAD, ids=[message for *_, message in BAD])
+def test_bad_configs_are_refused_before_a_folder_is_taken(tmp_path, variant, changes, message):
+    config = configured("di4c_molecules.py", variant, **({"teacher": "teacher_text"} | changes))
+    with pytest.raises(ValueError, match=message):
+        (compare if config.experiment == "compare" else rounds).run(config, tmp_path)
+    assert not (tmp_path / "config.json").exists()
