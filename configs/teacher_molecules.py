@@ -26,7 +26,8 @@ def get_config(variant: str = "small") -> ConfigDict:
     config.train = defaults(TrainConfig, steps=4500, batch=128, microbatches=8, floor=0.1, save_every=100, evaluate_every=500)
     if variant == "more":
         config.initial = "teacher_molecules"
-        config.train.steps = 16_000
+        config.optim.decay_from = 0.6
+        config.train.steps, config.train.batch, config.train.microbatches = 16_000, 64, 4
     if variant == "base":
         config.model = defaults(ModelConfig, width=512, depth=8, heads=8, conv=0, dtype="bfloat16")
         config.optim = defaults(OptimConfig, name="muon", learning_rate=2e-3, adam_learning_rate=2e-3, warmup=500, decay_from=0.3)
