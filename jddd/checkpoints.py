@@ -15,6 +15,8 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from jddd.writers import write_whole
+
 
 def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
     """Checkpoints of a run under workdir/checkpoints; what a killed save left behind is removed."""
@@ -63,8 +65,10 @@ def save_weights(path: str | Path, params: Any, config: dict) -> None:
     weights, description = weight_files(path)
     weights.parent.mkdir(parents=True, exist_ok=True)
     flat = {k: np.asarray(v, np.float32, order="C") for k, v in traverse_util.flatten_dict(jax.device_get(params), sep=".").items()}
-    save_file(flat, weights)
-    description.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    temporary = weights.with_name(weights.name + ".tmp")
+    save_file(flat, temporary)
+    temporary.replace(weights)
+    write_whole(description, json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def load_weights(path: str | Path) -> tuple[Any, dict]:

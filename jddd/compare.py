@@ -23,14 +23,14 @@ from jddd.writers import Stages
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; hybrid: the share of the steps that a hybrid sampler gives to the teacher, its last
-    ones; windows: of data that LSD+ measures costs on (0: no LSD+ rows), a multiple of 32."""
+    ones; cost_windows: of data that LSD+ measures costs on, a multiple of 32 (0: no LSD+ rows)."""
 
     nfe: tuple = (2, 4, 8, 16)
     teacher_steps: int = 256
     samples: int = 512
     batch: int = 64
     hybrid: float = 0.5
-    windows: int = 64
+    cost_windows: int = 64
     bootstrap: int = 200
     seed: int = 0
     precision: str = "high"
@@ -40,8 +40,8 @@ class CompareConfig:
             raise ValueError(f"config field report.nfe is {self.nfe}; allowed: whole numbers of 1 or more")
         if not 0 <= self.hybrid < 1:
             raise ValueError(f"config field report.hybrid is {self.hybrid}; allowed: 0 or more, below 1")
-        if self.windows < 0 or self.windows % 32:
-            raise ValueError(f"config field report.windows is {self.windows}; allowed: a multiple of 32")
+        if self.cost_windows < 0 or self.cost_windows % 32:
+            raise ValueError(f"config field report.cost_windows is {self.cost_windows}; allowed: a multiple of 32")
         if self.samples < 2:
             raise ValueError(f"config field report.samples is {self.samples}; allowed: 2 or more")
         if self.precision not in solvers.PRECISIONS:
@@ -56,18 +56,22 @@ def hybrid_bench(bench: Bench, student: pretrained.Pretrained, teacher: pretrain
     times = entry.student.times
     switch = 0.5 * (times[-last - 1] + times[-last - 2])  # between two steps' times, so that rounding does not matter
     denoiser = mixtures.hybrid(student.network.denoiser, teacher.network.denoiser)
-    return bench._replace(denoiser=denoiser, params=(student.params, teacher.params, jnp.asarray(switch)), cache=bench.cache.with_name(bench.cache.name + "_hybrid"))
+    return bench._replace(denoiser=denoiser, params=(student.params, teacher.params, jnp.asarray(switch)))
 
 
 def gaps(rows: list[dict], field: str) -> list[dict]:
     """For each row at fewer calls than the first, the teacher's long run: the share of the gap in `field` between the teacher's plain sampler at as many
-    calls and the long run that it closes, and its entropies and (of molecules) uniqueness over the long run's."""
-    found, long = [], rows[0]
+    calls and the long run that it closes, with the interval of the row's own figure (nan where plain sampler and long run are not told apart), and its
+    entropies and (of molecules) uniqueness over the long run's."""
+    found, long, interval = [], rows[0], f"{field}_interval"
     for row in rows[1:]:
         plain = next(r for r in rows if r["sampler"] == "Teacher" and r["grid"] == "uniform" and r["nfe"] == row["nfe"])
         over = {f"{k} over the teacher's": row[k] / long[k] for k in ("entropy_1", "entropy_4", "uniqueness") if long.get(k)}
-        share = (row[field] - plain[field]) / (long[field] - plain[field]) if long[field] != plain[field] else float("nan")
-        found.append({"sampler": row["sampler"], "grid": row["grid"], "nfe": row["nfe"], field: row[field], "share of the gap closed": share} | over)
+        gap = long[field] - plain[field]
+        apart = max(plain[interval][0], long[interval][0]) > min(plain[interval][1], long[interval][1])
+        shares = [(value - plain[field]) / gap if apart else float("nan") for value in (row[field], *row[interval])]
+        facts = {"sampler": row["sampler"], "grid": row["grid"], "nfe": row["nfe"], field: row[field], "closed": shares[0], "closed_interval": sorted(shares[1:])}
+        found.append(facts | over)
     return found
 
 
@@ -84,7 +88,13 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         network = teacher.network
         if network.process is None:
             raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
+        if "data" in students or "teacher" in map(str.lower, students):
+            raise ValueError(f"config.students has {list(students)}; allowed: names other than 'teacher' and 'data'")
+        if settings.objective != "path_kl":
+            raise ValueError(f"config field distill.objective is {settings.objective!r}; allowed: 'path_kl'")
         for name, student in students.items():
+            if student.network.dit.width != network.dit.width:
+                raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, of width {student.network.dit.width}; allowed: the teacher's, {network.dit.width} (hybrid samplers switch between them)")
             if (student.network.process, student.network.tokenizer, student.network.length) != (network.process, network.tokenizer, network.length):
                 raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, a network of another process, tokenizer or length than the teacher's; allowed: its students")
         tokenizer = teacher.description["data"]["tokenizer"]
@@ -95,10 +105,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         runs.record(workdir, config, digests | {"data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     rows, entries, samples, learned = [], [], {}, {}
 
-    def bench_of(name: str, found: pretrained.Pretrained) -> Bench:
-        cache = workdir / "samples" / f"{name.lower().replace(' ', '_') or 'teacher'}"
+    def bench_of(found: pretrained.Pretrained) -> Bench:
         common = dict(length=network.length, count=sizes.samples, batch=min(sizes.batch, sizes.samples), seed=sizes.seed, precision=sizes.precision, score=domain.score)
-        return Bench(denoiser=found.network.denoiser, process=network.process, params=found.params, cache=cache, **common)
+        return Bench(denoiser=found.network.denoiser, process=network.process, params=found.params, cache=workdir / "samples", **common)
 
     def add(bench: Bench, entry: Entry) -> None:
         row, drawn = evaluate.row(bench, entry)
@@ -106,14 +115,14 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         samples[f"{entry.sampler}, {entry.grid}, NFE {entry.nfe}"] = drawn
 
     networks = {"Teacher": teacher, **students}
-    benches = {name: bench_of("" if name == "Teacher" else name, found) for name, found in networks.items()}
-    if sizes.windows:
-        windows = corpora["train"].windows(sizes.windows)
+    benches = {name: bench_of(found) for name, found in networks.items()}
+    if sizes.cost_windows:
+        windows = corpora["train"].windows(sizes.cost_windows)
+        windows = windows[: len(windows) // 32 * 32]
         for name, bench in benches.items():
             found = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
             learned[name] = [e for e in found.entries if e.sampler in ("LSD+ (Tweedie)", "LSD+ spread (Tweedie)")]
     with stages("sample and score the teacher's long run"):
-        evaluate.warm(benches["Teacher"])
         add(benches["Teacher"], Entry("Teacher", "uniform", sampling.plain(grids.uniform(sizes.teacher_steps))))
     with stages("sample and score the table"):
         for nfe in tqdm(sizes.nfe, desc="table"):
@@ -129,7 +138,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 if name != "Teacher" and (mixed := hybrid_bench(bench, networks[name], teacher, plain, sizes.hybrid)):
                     add(mixed, plain._replace(sampler=f"{name}, hybrid"))
     with stages("score held-out data"):
-        real = {"data": "held-out", "samples": len(domain.held_out)} | domain.score(domain.held_out.astype(rows_type(network)))
+        real = {"data": "held-out", "samples": len(domain.held_out)} | domain.score(domain.held_out)
     field = domain.headline[0]
     result = {
         "name": config.name, "columns": domain.columns, "headline": domain.headline, "rows": rows, "gaps": gaps(rows, field), "held_out": real,
@@ -141,11 +150,6 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     (workdir / "metrics.json").write_text(json.dumps(result, indent=1) + "\n")
     print(report.summary(rows, (*domain.headline, *(k for k in ("uniqueness", "entropy_1") if k in rows[0]), "seconds")))
     return {"report": str(workdir / "report.html"), "seconds": round(sum(stages.seconds.values()), 1)}
-
-
-def rows_type(network: build.Network):
-    """The type samples are kept in."""
-    return "uint16" if network.process.symbols < 2**16 else "uint32"
 
 
 def figures(result: dict, panels: dict[str, str]) -> dict[str, Figure]:
@@ -161,7 +165,7 @@ def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain
     parts = [
         report.note(domain.note),
         report.section("Samplers", report.table(result["rows"], domain.columns)),
-        report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"])),
+        report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"], {k: k.replace("_", " ") for k in result["gaps"][0] if k != "closed_interval"})),
         report.section("Held-out data", report.table([result["held_out"]])),
         report.plots(figures(result, domain.panels), path.parent / "plots"),
         report.section("Networks", report.table(networks, keys)),

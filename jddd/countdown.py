@@ -203,7 +203,6 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         finest = jys.optimise_counts(key, chain, x_0, most_counts, denoiser=bench.denoiser, process=process)
         counts = {nfe: finest[:: most_counts // nfe] for nfe in sizes.solver_nfe}
     with stages("sample: the exact simulation"):
-        evaluate.warm(bench)
         add(bench._replace(count=sizes.reference_samples), [Entry("First hitting (exact)", "none", sampling.plain(grids.uniform(sizes.length)), reveal="first_hitting")], "exact")
     with stages("sample: schedules"):
         for nfe, entry in zip(sizes.nfe, by_jys):
@@ -218,8 +217,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         own_profile, own_distilled, own_students = learn(own, windows[:32], sizes.trained_nfe, (), settings)
         curves["trained by score entropy"] = own_distilled.profile
         with stages("sample: the trained teacher"):
-            trained_bench = bench._replace(**own, count=sizes.trained_samples, cache=workdir / "samples_trained")
-            evaluate.warm(trained_bench)
+            trained_bench = bench._replace(**own, count=sizes.trained_samples)
             for nfe in sizes.trained_nfe:
                 here = [*plain_schedules(nfe, own_profile, process), *(e for e in own_students if e.nfe == nfe)]
                 add(trained_bench, [e._replace(sampler=f"Trained: {e.sampler}") for e in here], f"trained, NFE {nfe}")

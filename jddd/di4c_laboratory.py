@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
@@ -21,7 +21,7 @@ from jddd import build, checkpoints, grids, laws, optim, processes, report, runs
 from jddd.distill import di4c, mixtures
 from jddd.models import dit, exact
 from jddd.types import Denoiser, Params, PRNGKey
-from jddd.writers import Stages
+from jddd.writers import Stages, write_whole
 
 NEARLY = schedules.Linear(1e-6)  # alpha(1) > 0, as laws of several steps need, and next to nothing left of the data
 
@@ -29,7 +29,8 @@ NEARLY = schedules.Linear(1e-6)  # alpha(1) > 0, as laws of several steps need, 
 @dataclasses.dataclass(frozen=True)
 class LaboratoryConfig:
     """rank: of the data 'random', a mixture of so many random products (so its nonnegative rank is at most that); distinct: numbers of distinct latents to
-    train students with, 0 for all of [0, 1); chain: N, the teacher's steps in Theorem 2; latents: fixed ones that laws are averaged over; share: of the
+    train students with, 0 for all of [0, 1); chain: N, the teacher's steps in Theorem 2; latents: fixed ones that
+    the law of one step is averaged over (those of 1000 lambda's sinusoid need thousands; distinct latents are taken exactly); share: of the
     uniform law in the data."""
 
     data: str = "all_equal"
@@ -39,13 +40,15 @@ class LaboratoryConfig:
     share: float = 1e-6
     distinct: tuple = (1, 2, 3, 4, 0)
     chain: int = 8
-    latents: int = 256
+    latents: int = 4096
 
     def __post_init__(self):
         if self.data not in ("all_equal", "random"):
             raise ValueError(f"config field report.data is {self.data!r}; allowed: all_equal, random")
         if self.symbols < 2 or self.sites < 2 or self.rank < 1 or (self.symbols + 1) ** self.sites > 1024:
             raise ValueError(f"config fields report.symbols, sites, rank are {self.symbols}, {self.sites}, {self.rank}; allowed: 2 or more, rank 1 or more, at most 1024 states")
+        if self.chain < 1 or self.latents < 1:
+            raise ValueError(f"config fields report.chain and report.latents are {self.chain}, {self.latents}; allowed: 1 or more")
         if not self.distinct or not all(isinstance(k, int) and k >= 0 for k in self.distinct):
             raise ValueError(f"config field report.distinct is {self.distinct}; allowed: whole numbers of 0 or more")
 
@@ -59,14 +62,12 @@ def random_joint(seed: int, symbols: int, sites: int, rank: int, share: float) -
 
 
 def fresh_student(key: PRNGKey, config: dit.DiTConfig, length: int) -> Params:
-    """Parameters of a student that has no network as its teacher: gates at 1, and small random numbers where a fresh network has zeros, for between zeros
-    no gradient reaches the latent."""
+    """Parameters of a student that has no network as its teacher: small random numbers where a fresh network has matrices of zeros, for between zeros no
+    gradient reaches the latent."""
     params = dit.init(key, config, length)
 
     def start(path, leaf):
         name = jax.tree_util.keystr(path)
-        if "latent_gate" in name:
-            return jnp.ones_like(leaf)
         if leaf.ndim == 2 and not np.any(leaf):
             return 0.5 * jax.random.normal(jax.random.fold_in(key, sum(name.encode())), leaf.shape) * leaf.shape[0] ** -0.5
         return leaf
@@ -74,16 +75,16 @@ def fresh_student(key: PRNGKey, config: dit.DiTConfig, length: int) -> Params:
     return jax.tree_util.tree_map_with_path(start, params)
 
 
-@functools.partial(jax.jit, static_argnames=("student", "process", "length", "latents"))
-def one_step(params: Params, t, *, student: Denoiser, process, length: int, latents: int) -> Float[Array, "n n"]:
-    """The student's law of x_0, over S^L states, from every one of them at time t, one row each: the mean over fixed latents of its products."""
-    states = laws.configurations(process.states, length)
+@functools.partial(jax.jit, static_argnames=("student", "process", "latents"))
+def one_step(params: Params, states: Int[Array, "k l"], t, *, student: Denoiser, process, latents: int) -> Float[Array, "k n"]:
+    """The student's law of x_0, over S^L states, from each of `states` at time t: the mean over fixed latents of its products."""
+    length = states.shape[1]
 
     def add(total, latent):
         log_p = student(params, states, t, jnp.full(len(states), latent))
         return total + jax.vmap(laws.product)(process.clean(log_p, states)), None
 
-    first = jnp.zeros((len(states), len(states)))
+    first = jnp.zeros((len(states), process.states**length))
     return jax.lax.scan(add, first, (jnp.arange(latents) + 0.5) / latents)[0] / latents
 
 
@@ -112,7 +113,8 @@ def theorem(params: Params, chain: Chain, *, student: Denoiser, process, length:
     """Both sides of theorem 2 of Hayakawa et al. 2025 for a student's one step against the teacher's N: TV <= sqrt(L_distil / 2) + sum_n sqrt(L_consis,n / 2),
     losses averaged over the chain's law; in nats, exact but for the mean over `latents` fixed latents."""
     count = len(chain.steps)
-    own = [one_step(params, t, student=student, process=process, length=length, latents=latents) for t in grids.uniform(count)[:-1]]
+    states = laws.configurations(process.states, length)
+    own = [one_step(params, states, t, student=student, process=process, latents=latents) for t in grids.uniform(count)[:-1]]
 
     def average(weight, p, q):
         each = jnp.where(p > 0, p * (jnp.log(jnp.where(p > 0, p, 1.0)) - jnp.log(jnp.maximum(q, 1e-30))), 0.0).sum(-1)
@@ -130,15 +132,18 @@ def train_student(law: exact.Joint, distinct: int, settings: di4c.Di4CConfig, mo
     network = dit.denoiser(model)
     student = mixtures.quantised(network, distinct) if distinct else network
     key_init, key_data, key_train = jax.random.split(jax.random.key(sizes.seed), 3)
-    data, curve = jnp.exp(law.log_p).ravel(), []
+    data, masks = jnp.exp(law.log_p).ravel(), jnp.full((1, lab.sites), process.mask_id)
 
     def measure(state) -> dict[str, float]:
-        found = laws.data_law(one_step(state.ema, 1.0, student=student, process=process, length=lab.sites, latents=lab.latents)[-1], lab.sites, process)
+        found = laws.data_law(one_step(state.ema, masks, 1.0, student=student, process=process, latents=distinct or lab.latents)[0], lab.sites, process)
         row = {"step": int(state.step), "tv": float(laws.total_variation(found, data))}
         if chain is not None:
             row |= theorem(state.ema, chain, student=student, process=process, length=lab.sites)
-        curve.append(row)
+        with open(workdir / "curve.jsonl", "a") as file:  # kept as it comes: a run that was killed goes on with it
+            file.write(json.dumps(row) + "\n")
         return {k: v for k, v in row.items() if k != "step"}
+
+    workdir.mkdir(parents=True, exist_ok=True)
 
     state = train.fit(
         key_train,
@@ -158,7 +163,8 @@ def train_student(law: exact.Joint, distinct: int, settings: di4c.Di4CConfig, mo
         title=f"student, {distinct or 'all'} latents",
     )
     measure(state)
-    return state.ema, curve
+    points = {row["step"]: row for row in map(json.loads, (workdir / "curve.jsonl").read_text().splitlines())}
+    return state.ema, [points[step] for step in sorted(points)]
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -188,7 +194,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             if not done.is_file():
                 params, curve = train_student(law, distinct, settings, sizes_of, sizes, adjust, lab, process=process, chain=chain if distinct == 0 else None, workdir=folder)
                 checkpoints.save_weights(folder / "student", params, {"model": dataclasses.asdict(sizes_of)})
-                done.write_text(json.dumps(curve) + "\n")
+                write_whole(done, json.dumps(curve) + "\n")
             curves[name] = json.loads(done.read_text())
         rows.append({"latents": name, "TV of one step": curves[name][-1]["tv"], "TV of the product's one step": teacher["one step"], f"TV of the teacher's {lab.chain} steps": teacher[f"{lab.chain} steps"]})
         print(rows[-1])

@@ -55,8 +55,11 @@ def molecules(network: build.Network, corpora: dict, *, samples: int, references
     """Molecules, scored by RDKit against `references` molecules of the test split; raises ValueError where RDKit is missing."""
     decode = lambda drawn: [network.tokenizer.decode(row) for row in drawn]
     real = corpora["test"].windows(samples + references)
-    chosen = np.arange(len(real)) % (1 + references // samples) == 0  # evenly spread: the file's order drifts
-    held_out = real[chosen][:samples]
+    if len(real) < samples + 2:
+        raise ValueError(f"config field report.samples is {samples} and the test split has {len(real)} molecules; allowed: two or more left for the reference")
+    chosen = np.zeros(len(real), bool)
+    chosen[np.linspace(0, len(real) - 1, samples).astype(int)] = True  # evenly spread: the file's order drifts
+    held_out = real[chosen]
     training = molecule_metrics.digests(decode_all(network.tokenizer, corpora["train"].symbols))
     reference = molecule_metrics.reference(decode(real[~chosen]), training)
 

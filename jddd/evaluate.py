@@ -25,7 +25,7 @@ from jddd.types import Denoiser, Params
 class Bench(NamedTuple):
     """What rows are measured with: a teacher, `count` samples of `length` symbols in batches of `batch`, and their figures.
 
-    cache: the folder where the samples of rows are kept, one for each teacher and length (a row's file name does not tell them apart).
+    cache: the folder where the samples of rows are kept, under names that tell networks and laws apart.
     score: samples (N, L) -> the figures of their row."""
 
     denoiser: Denoiser
@@ -62,6 +62,8 @@ def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> 
     compiled = _COMPILED[run, entry.nfe]
     samples, seconds, calls = [], 0.0, []
     floor = _network_call(bench.denoiser, shape) if timed else None
+    if floor:
+        jax.block_until_ready(floor(bench.params))  # compiled before it is timed
     for i in tqdm(range(-(-count // shape[0])), desc=f"{entry.sampler}, NFE {entry.nfe}", leave=False, disable=not timed):
         if floor:  # a network call at the same shape, timed in turn with the sampler: the machine's noise falls on both
             begin = time.perf_counter()
@@ -77,17 +79,11 @@ def generate(bench: Bench, entry: Entry, count: int = 0, timed: bool = True) -> 
 _COMPILED: dict[Any, Any] = {}  # executables, so that compilation can be kept out of the times
 
 
-@functools.lru_cache(maxsize=8)
+@functools.cache
 def _network_call(denoiser: Denoiser, shape: tuple[int, int]) -> Callable:
     """One network call (trunk and head everywhere) at a shape: the unit the sampler's time is compared with."""
     latent = (jnp.zeros(shape[:1]),) if denoiser.mixture else ()
     return jax.jit(lambda params: denoiser(params, jnp.zeros(shape, jnp.int32), jnp.ones(()), *latent).sum())
-
-
-def warm(bench: Bench) -> None:
-    """Compile and run the network call once, so that no row pays for it."""
-    shape = (min(bench.batch, bench.count), bench.length)
-    jax.block_until_ready(_network_call(bench.denoiser, shape)(bench.params))
 
 
 def entropy_4(bench: Bench, entry: Entry, count: int) -> float:
@@ -121,10 +117,10 @@ def match_entropy(bench: Bench, entry: Entry, target: float, count: int, *, tole
 
 
 def row(bench: Bench, entry: Entry) -> tuple[dict, np.ndarray]:
-    """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (numbers, solver, form, reveal, seed, count), so that a
+    """(the row of metrics.json, its samples). Samples are kept in bench.cache under their law (network, numbers, solver, form, reveal, seed, count), so that a
     run that was killed reads them back, and two names of one law (see solvers.canonical) share one set of samples."""
     solver = solvers.canonical(entry.solver, bench.process)
-    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, checkpoints.digest(entry.student)])
+    law = json.dumps([solver, entry.form, entry.reveal, bench.seed, bench.count, bench.batch, bench.precision, bench.length, *map(checkpoints.digest, (bench.params, entry.student))])
     file = bench.cache / f"{hashlib.sha256(law.encode()).hexdigest()[:24]}.npz"
     try:
         saved = np.load(file)

@@ -120,6 +120,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     with stages("load the teacher, the judge and the text"):
         teacher, judge = pretrained.load(config.teacher), pretrained.load(config.judge)
         network = teacher.network
+        if network.denoiser.mixture:
+            raise ValueError(f"config field teacher is {config.teacher!r}, a mixture; allowed: a product (configs/di4c_text.py compares mixtures, LSD+ on them too)")
         if network.process is None or judge.network.process is not None:
             raise ValueError(f"config fields teacher, judge are {config.teacher!r}, {config.judge!r}; allowed: a denoiser and an autoregressive judge")
         if network.tokenizer != judge.network.tokenizer:
@@ -137,7 +139,6 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         scorer = Scorer(judge, vocabulary, sizes.bootstrap)
         sampled = dict(denoiser=network.denoiser, process=network.process, params=teacher.params)
         bench = Bench(**sampled, length=network.length, count=sizes.samples, batch=sizes.batch, seed=sizes.seed, precision=sizes.precision, cache=workdir / "samples", score=scorer)
-        evaluate.warm(bench)
     distilled = distil_all(windows, settings, stages, nfe=sizes.nfe, extra_nfe=sizes.extra_nfe, rows=min(settings.batch, sizes.samples), seed=sizes.seed, **sampled)
 
     rows, samples = [], {}

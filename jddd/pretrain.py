@@ -61,8 +61,9 @@ def _initial(name: str, network: build.Network):
     if not name:
         return None
     found = pretrained.load(name)
-    if found.network.dit != network.dit:
-        raise ValueError(f"config field initial is {name!r}, weights of {found.network.dit}; allowed: weights of {network.dit}")
+    for part in ("dit", "process", "tokenizer", "length"):
+        if getattr(found.network, part) != getattr(network, part):
+            raise ValueError(f"config field initial is {name!r}, with {part} {getattr(found.network, part)}; allowed: {getattr(network, part)}")
     return found.params
 
 
@@ -78,7 +79,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     network = build.network(data, process_config, model)
     corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "valid", "test")}
     initial = _initial(config.get("initial", ""), network)
-    runs.record(Path(workdir), config, {"text": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
+    runs.record(Path(workdir), config, ({"initial": checkpoints.digest(initial)} if initial else {}) | {"text": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     on = sharding.mesh(sizes.model)
     key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
 

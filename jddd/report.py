@@ -24,6 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jddd.runs import Entry
+from jddd.writers import write_whole
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1150px; margin: 2em auto; padding: 0 1em; color: #1d2733 }
@@ -112,9 +113,7 @@ def origin(result: dict) -> str:
 def page(path: Path, title: str, parts: Sequence[str]) -> None:
     """Write the parts under the title as one HTML file, replaced in one move."""
     title = html.escape(title)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>")
-    temporary.replace(path)
+    write_whole(path, f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>")
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- figures

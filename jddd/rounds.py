@@ -1,5 +1,5 @@
 """Train network students of a teacher, in rounds: Di4C (the student is a mixture) or SDTT (a product that takes longer steps). After a round the student is
-the next round's teacher. Each round leaves weights that jddd.pretrained.load reads, so a student is sampled, measured and distilled as a teacher is."""
+the next round's teacher. Each round leaves weights that jddd.pretrained.load reads; jddd.compare samples and measures them beside their teacher."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from jddd.distill import di4c, mixtures, sdtt
 from jddd.models import dit
 
 METHODS = {"di4c": di4c.Di4CConfig, "sdtt": sdtt.SDTTConfig}
+TASKS = {"di4c": di4c.task, "sdtt": sdtt.task}
 GAIN_TIMES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -34,15 +35,16 @@ def student_network(teacher: pretrained.Pretrained, method: str) -> tuple[dict, 
     return description, build.network_from(description)
 
 
-def measure(key, params, windows: np.ndarray, network: build.Network, repeats: int = 1) -> dict[str, float]:
+def measure(key, params, windows: np.ndarray, network: build.Network) -> dict[str, float]:
     """bits: NELBO of the student's marginals, bits a symbol, with its standard error; of a mixture also gain_T: bits a sequence that its correlations add to
     the likelihood of data noised to time T (di4c.gain)."""
     plain = network._replace(denoiser=mixtures.marginal(network.denoiser))
-    bits, error = pretrain.bits_per_symbol(key, params, windows, plain, repeats=repeats)
+    key_bits, key_gain = jax.random.split(key)
+    bits, error = pretrain.bits_per_symbol(key_bits, params, windows, plain)
     found = {"bits": bits, "bits_error": error}
     if network.denoiser.mixture:
         x_0 = jnp.asarray(windows[:64])
-        gains = {t: di4c.gain(key, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process).mean() for t in GAIN_TIMES}
+        gains = {t: di4c.gain(key_gain, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process).mean() for t in GAIN_TIMES}
         found |= {f"gain_{t}": float(value) / math.log(2) for t, value in gains.items()}
     return found
 
@@ -61,32 +63,34 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
     if method == "sdtt" and not (isinstance(teacher.network.process, processes.Absorbing) and settings.step * settings.count * 2 ** (config.rounds - 1) <= 1):
         raise ValueError(f"config fields rounds and distill are {config.rounds} and {settings} for {teacher.network.process}; allowed: an absorbing process, and steps within [0, 1] in all rounds")
+    network = student_network(teacher, method)[1]
+    TASKS[method](teacher.network.denoiser, network.denoiser, network.process, settings)  # refuses what it cannot train
     data = dataclasses.replace(data, length=teacher.network.length, tokenizer=teacher.description["data"]["tokenizer"])
     corpora = {split: build.corpus(data, teacher.network.tokenizer, split) for split in ("train", "valid", "test")}
     digests = {"teacher": checkpoints.digest(teacher.params), "data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})}
     runs.record(workdir, config, digests)
+    name = str(config.teacher)
     for number in range(1, config.rounds + 1):
         path = workdir / f"round_{number}"
         if not checkpoints.weight_files(path)[1].is_file():
             if method == "sdtt":
                 settings = dataclasses.replace(settings, step=config.distill.step * 2 ** (number - 1))
-            _one_round(path, teacher, corpora, config, method, settings, sizes, adjust)
-        teacher = pretrained.load(path)
+            _one_round(path, name, teacher, corpora, config, method, settings, sizes, adjust)
+        name, teacher = path.name, pretrained.load(path)
     metrics = teacher.description["metrics"]
     (workdir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
-def _one_round(path: Path, teacher: pretrained.Pretrained, corpora: dict[str, Any], config: ConfigDict, method: str, settings, sizes: build.TrainConfig, adjust) -> None:
+def _one_round(path: Path, teacher_name: str, teacher: pretrained.Pretrained, corpora: dict[str, Any], config: ConfigDict, method: str, settings, sizes: build.TrainConfig, adjust) -> None:
     description, network = student_network(teacher, method)
     key_init, key_train, key_measure = jax.random.split(jax.random.fold_in(jax.random.key(sizes.seed), int(path.name.rsplit("_", 1)[1])), 3)
     initial = dit.from_teacher(dit.init(key_init, network.dit, network.length), teacher.params)
-    build_task = {"di4c": di4c.task, "sdtt": sdtt.task}[method]
-    windows = corpora["valid"].windows(256)
+    windows = corpora["valid"].windows(64)
     begin = time.perf_counter()
     state = train.fit(
         key_train,
-        build_task(teacher.network.denoiser, network.denoiser, network.process, settings),
+        TASKS[method](teacher.network.denoiser, network.denoiser, network.process, settings),
         optim.optimiser(adjust, sizes.steps),
         lambda step: corpora["train"].batch(step, sizes.batch, sizes.seed),
         steps=sizes.steps,
@@ -103,7 +107,7 @@ def _one_round(path: Path, teacher: pretrained.Pretrained, corpora: dict[str, An
         title=f"{config.name}, {path.name}",
     )
     seconds = time.perf_counter() - begin
-    measured = measure(key_measure, state.ema, corpora["test"].windows(512), network, repeats=2)
+    measured = measure(key_measure, state.ema, corpora["test"].windows(256), network)
     metrics = {f"test_{name}": value for name, value in measured.items()} | {"train_seconds": seconds, "device": jax.devices()[0].device_kind, "date": time.strftime("%Y-%m-%d")}
-    facts = {"name": f"{config.name}_{path.name}", "teacher": str(config.teacher), "method": method, "distill": dataclasses.asdict(settings), "train": dataclasses.asdict(sizes)}
+    facts = {"name": f"{config.name}_{path.name}", "teacher": teacher_name, "method": method, "distill": dataclasses.asdict(settings), "train": dataclasses.asdict(sizes)}
     checkpoints.save_weights(path, state.ema, description | facts | {"optim": dataclasses.asdict(adjust), "metrics": metrics})

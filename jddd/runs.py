@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from jddd import pretrained, sampling, solvers
 from jddd.sampling import Student
+from jddd.writers import write_whole
 
 
 class Entry(NamedTuple):
@@ -46,9 +47,7 @@ class Entry(NamedTuple):
 def save_entries(path: Path, entries: list[Entry]) -> None:
     """Write entries as JSON, replacing the file in one move."""
     rows = [e._asdict() | {"student": {k: np.asarray(v, np.float64).tolist() for k, v in vars(e.student).items()}, "nfe": e.nfe} for e in entries]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(rows, indent=1) + "\n")
 
 
 def load_entries(path: Path) -> list[Entry]:
@@ -74,9 +73,7 @@ def record(workdir: Path, config: ConfigDict, digests: dict[str, str] | None = N
         for part in now:
             if there.get(part) != now[part]:
                 raise ValueError(f"workdir {workdir} holds a run of another {part[:-1] if part == 'digests' else part}; allowed: a new --workdir, or the same config, weights and text to go on")
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(now, indent=1) + "\n")
-    temporary.replace(file)
+    write_whole(file, json.dumps(now, indent=1) + "\n")
 
 
 class Run(NamedTuple):
@@ -86,11 +83,12 @@ class Run(NamedTuple):
     teacher: pretrained.Pretrained
 
     def entry(self, sampler: str, nfe: int) -> Entry:
-        """The first entry whose sampler starts with the given name; '' is 'LSD+ spread' where the process has it, else 'LSD+'.
+        """The first entry whose sampler starts with the given name, or else holds it; '' is 'LSD+ spread' where the process has it, else 'LSD+'.
         Raises ValueError listing what there is."""
         if not sampler:
             sampler = "LSD+ spread" if any(e.reveal == "spread" for e in self.entries) else "LSD+"
-        found = [e for e in self.entries if e.sampler.lower().startswith(sampler.lower()) and e.nfe == nfe]
+        here = [e for e in self.entries if e.nfe == nfe]
+        found = [e for e in here if e.sampler.lower().startswith(sampler.lower())] or [e for e in here if sampler.lower() in e.sampler.lower()]
         if not found:
             raise ValueError(f"no sampler {sampler!r} with nfe {nfe}; allowed: {', '.join(sorted({f'{e.sampler} ({e.nfe})' for e in self.entries}))}")
         return found[0]

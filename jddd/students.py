@@ -37,7 +37,7 @@ def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denois
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(process, processes.Absorbing):
         key_spread, points = jax.random.fold_in(jax.random.key(seed), 3), max(33 if denoiser.mixture else 65, 2 * most + 1)
-        spread = segments.measure_reveals(key_spread, params, x_0[: max(32, len(x_0) // 2)], points=points, **options)
+        spread = segments.measure_reveals(key_spread, params, x_0[: max(32, len(x_0) // 64 * 32)], points=points, **options)
         if denoiser.mixture:
             measured = segments.measure_reveals(key, params, x_0, reveal="independent", points=points, **options)
         else:

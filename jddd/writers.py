@@ -9,6 +9,13 @@ import time
 from pathlib import Path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one move: a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 class Writer:
     """Scalars to workdir/log.jsonl and workdir/tensorboard. Opened for append, so that a resumed run goes on in the same files."""
 

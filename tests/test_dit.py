@@ -174,7 +174,7 @@ LATENT = [dict(), dict(conv=5), dict(conv=4, depth=2), dict(time_conditioning=Tr
 @pytest.mark.parametrize("more", LATENT)
 def test_a_student_starts_as_its_teacher(more):
     """With its teacher's weights and fresh ones for the latent, the student says what the teacher says, whatever the latent: what is read of the latent's
-    token is multiplied by 0, so only the order of sums differs (float32, 1e-6 of numbers of order 1)."""
+    token is 0, so only the order of sums differs (float32, 1e-6 of numbers of order 1)."""
     config = dit.DiTConfig(**SMALL | more)
     student = dit.DiTConfig(**SMALL | more, latent=True)
     params, x = drawn(config, scale=0.3), np.random.default_rng(1).integers(0, V + 1, (3, LENGTH))
@@ -187,7 +187,7 @@ def test_a_student_starts_as_its_teacher(more):
 
 @pytest.mark.parametrize("more", LATENT)
 def test_every_site_sees_its_own_rows_latent(more):
-    """With open gates each output depends on the latent of its row, and on no other row's."""
+    """With its matrices open each output depends on the latent of its row, and on no other row's."""
     config = dit.DiTConfig(**SMALL | more, latent=True)
     params, x = drawn(config), jnp.asarray(np.random.default_rng(1).integers(0, V + 1, (2, LENGTH)), jnp.int32)
     network = dit.denoiser(config)

@@ -1,7 +1,6 @@
 """The laboratory's tables rest on the exact laws of the library; its optima are checked against search."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 

@@ -141,7 +141,9 @@ class Di4CConfig:
     """latents: M, of the student and of the consistency target; stratified: one in each M-th of [0, 1); teacher_latents: those the marginals of a teacher
     that is a mixture are taken over. near: the distillation zone is t < near, and a batch (of a microbatch) lies there with probability near_share;
     start_share: the part of the other rows that is at t = 1, where sampling begins (ours: uniform times hardly see it). gap_low, gap_high: t - u is
-    log-uniform between them, and at most t / 2. shape, scale, boost: see Weights. together: one network call for all latents, not one after another."""
+    log-uniform between them, and at most t / 2. shape, scale, boost: see Weights. together: one network call for all latents, not one after another. target: whose marginals pay the consistency
+    loss's control variate back, 'drawn': those of the M targets (the paper's), 'teacher': the teacher's at x_t (ours), which are the same in expectation
+    where student and teacher agree, without the noise of an M-sample mean, the largest there is at 100 sites."""
 
     latents: int = 16
     stratified: bool = False
@@ -149,6 +151,7 @@ class Di4CConfig:
     near: float = 0.02
     near_share: float = 0.3
     start_share: float = 0.0
+    target: str = "drawn"
     gap_low: float = 1 / 1024
     gap_high: float = 1 / 1024
     shape: str = "sigmoid"
@@ -161,6 +164,14 @@ class Di4CConfig:
         for field, low, high in (("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1)):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"config field distill.{field} is {getattr(self, field)}; allowed: {low} to {high}")
+        if min(self.latents, self.teacher_latents) < 1:
+            raise ValueError(f"config fields distill.latents and distill.teacher_latents are {self.latents}, {self.teacher_latents}; allowed: 1 or more")
+        if self.near == 0 and self.near_share > 0:
+            raise ValueError(f"config field distill.near_share is {self.near_share} and distill.near 0; allowed: 0, as that zone is empty")
+        if self.target not in ("drawn", "teacher"):
+            raise ValueError(f"config field distill.target is {self.target!r}; allowed: drawn, teacher")
+        if self.control_variate and not 0 <= self.scale <= 1:
+            raise ValueError(f"config field distill.scale is {self.scale}; allowed: 0 to 1 (the marginal loss, of weight 1, must pay the datapoint's control variate back)")
         self.weights  # refuses an unknown shape
 
     @property
@@ -182,11 +193,14 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
     mixture makes M + teacher_latents. Raises ValueError for a student that is no mixture."""
     if not student.mixture:
         raise ValueError("the student of Di4C is no mixture; allowed: a network with model.latent=True")
-    m, marginals = config.latents, mixtures.marginal(teacher, config.teacher_latents)
+    m = config.latents
     known = lambda log_p, x: mixtures.with_known(log_p, x, process)
 
     def at_state(params, inputs, latent):
         return known(student(params, *inputs, latent), inputs[0])
+
+    def at_teacher(frozen, inputs, latent):
+        return known(teacher(frozen, *inputs, latent), inputs[0])
 
     def at_target(params, time, each):
         return known(student(params, each[0], time, each[1]), each[0])
@@ -204,7 +218,7 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
         return jax.vmap(one)(keys) if config.together else jax.lax.map(one, keys)
 
     def loss(params, key, x_0, frozen):
-        key_zone, key_time, key_start, key_noise, key_gap, key_latent, key_other, key_teacher, key_target = jax.random.split(key, 9)
+        key_zone, key_time, key_start, key_noise, key_gap, key_latent, key_other, key_marginal, key_teacher, key_target = jax.random.split(key, 10)
         rows = len(x_0)
         is_near = jax.random.uniform(key_zone) < config.near_share
         low, high = jnp.where(is_near, 0.0, config.near), jnp.where(is_near, config.near, 1.0)
@@ -212,7 +226,12 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
         t = jnp.where(~is_near & (jax.random.uniform(key_start, (rows,)) < config.start_share), 1.0, t)
         x_t = process.corrupt(key_noise, x_0, t)
         latents = draw_latents(key_latent, m, rows, config.stratified)
-        log_teacher = jax.lax.stop_gradient(known(marginals(frozen, x_t, t), x_t))
+        if teacher.mixture:
+            of_teacher = draw_latents(key_marginal, config.teacher_latents, rows, stratified=True)
+            log_teacher = mixtures.log_mean_over_latents(frozen, (x_t, t), of_teacher, apply=at_teacher)
+        else:
+            log_teacher = known(teacher(frozen, x_t, t), x_t)
+        log_teacher = jax.lax.stop_gradient(log_teacher)
         options = dict(apply=at_state, together=config.together)
 
         def near_zone(params):
@@ -224,6 +243,7 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
             u = t - jnp.minimum(gap, t / 2)
             targets = teacher_steps(key_teacher, frozen, log_teacher, x_t, t, u), draw_latents(key_other, m, rows, config.stratified)
             log_target, drawn = mixtures.draw(key_target, params, u, targets, apply=at_target, together=config.together)
+            log_target = log_teacher if config.target == "teacher" else log_target
             found = mixtures.visit(params, (x_t, t), latents, jnp.concatenate([x_0[:, None], drawn], 1), mean_log=False, **options)
             return terms(found, log_teacher, log_target, control_variate=config.control_variate)._replace(distillation=jnp.zeros(rows))
 

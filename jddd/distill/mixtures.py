@@ -147,13 +147,14 @@ def draw(key: PRNGKey, params: Params, inputs: PyTree, latents: PyTree, *, apply
 
 # ------------------------------------------------------------------------------------------------------------------------- denoisers made of one
 def latents_of(count: int, batch: int) -> Float[Array, "m b"]:
-    """The midpoints of `count` equal parts of [0, 1), the same ones for each of `batch` rows."""
-    return jnp.broadcast_to(((jnp.arange(count) + 0.5) / count)[:, None], (count, batch))
+    """One latent in each of `count` equal parts of [0, 1), at places that differ from row to row (golden ratio): fixed, yet no function of lambda that
+    oscillates faster than `count` is seen at one phase only, as means over many rows need."""
+    return (jnp.arange(count)[:, None] + jnp.mod(0.5 + jnp.arange(batch) * ((5**0.5 - 1) / 2), 1.0)) / count
 
 
 @functools.lru_cache(maxsize=32)
 def marginal(denoiser: Denoiser, count: int = 16) -> Denoiser:
-    """The ordinary denoiser of a mixture's marginals, log mean_j p_j site by site at `count` fixed latents; `count` network calls each.
+    """The ordinary denoiser of a mixture's marginals, log mean_j p_j site by site at `count` fixed latents (`latents_of`); `count` network calls each.
 
     It is what the NELBO of a mixture needs: an infinitesimal step reveals one site at most. A denoiser that is no mixture is returned as it is."""
     if not denoiser.mixture:

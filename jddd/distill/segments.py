@@ -83,7 +83,7 @@ def measure_reveals(
 
     A step from m_i to m_j reveals the sites with thresholds in [m_j, m_i) and pays -log of their joint probability given the sites above: a function of
     both ends, as spread sites to be revealed next lie in the widest gaps, and as a mixture, E_lambda prod_d p_d, knows how sites revealed together go
-    together: it pays less for long steps than its marginals would."""
+    together: it pays less for long steps than its marginals would (a mean over few latents overprices them: -log is convex)."""
     rates = jnp.linspace(1.0, 0.0, points)
     thresholds = spread_thresholds(key, x_0.shape) if reveal == "spread" else jax.random.uniform(key, x_0.shape)
     parts = lambda array: array.reshape(-1, batch, *array.shape[1:])
@@ -91,7 +91,7 @@ def measure_reveals(
     def at(rate):
         def one(inputs):
             x, u = inputs
-            x_t, t = jnp.where(u < rate, process.mask_id, x), process.schedule.inverse(1 - rate)
+            x_t, t = jnp.where(u < rate, process.mask_id, x), jnp.clip(process.schedule.inverse(1 - rate), 0.0, 1.0)
             bins = jnp.clip(jnp.ceil((1 - u) * (points - 1)).astype(jnp.int32), 1, points - 1)  # the j from which u >= m_j
 
             def to_each(*latent):
@@ -108,7 +108,7 @@ def measure_reveals(
 
     cost = jnp.concatenate([jax.lax.map(at, rates[:-1]), jnp.zeros((1, points))])
     upper = jnp.triu(cost, 1)
-    return Table(process.schedule.inverse(1 - rates), jnp.ones(1), (upper - upper.T)[..., None])
+    return Table(jnp.clip(process.schedule.inverse(1 - rates), 0.0, 1.0), jnp.ones(1), (upper - upper.T)[..., None])
 
 
 def path_cost(learned: Student, table: Table) -> Scalar:
