@@ -39,8 +39,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.experiment = "student"
     config.method = "di4c"
     config.rounds = 2
-    config.distill = defaults(Di4CConfig, latents=8, stratified=True, near_share=0.1, start_share=0.1, gap_low=1 / 128, gap_high=1 / 16, shape="constant", scale=1.0)
-    config.optim = defaults(OptimConfig, name="adamw", learning_rate=1e-3, warmup=50, decay_from=0.5)
+    config.distill = defaults(Di4CConfig, latents=8, stratified=True, target="teacher", near_share=0.03, start_share=0.1, gap_low=1 / 256, gap_high=1 / 64, shape="constant", scale=1.0)
+    config.optim = defaults(OptimConfig, name="adamw", learning_rate=5e-4, latent_rate=4.0, warmup=50, decay_from=0.5, clip=10.0)
     config.train = defaults(TrainConfig, steps=1200, batch=16, microbatches=2, ema=0.995, save_every=100, log_every=20, evaluate_every=400)
     if variant == "sdtt":
         config.method = "sdtt"

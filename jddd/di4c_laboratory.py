@@ -62,14 +62,14 @@ def random_joint(seed: int, symbols: int, sites: int, rank: int, share: float) -
 
 
 def fresh_student(key: PRNGKey, config: dit.DiTConfig, length: int) -> Params:
-    """Parameters of a student that has no network as its teacher: small random numbers where a fresh network has matrices of zeros, for between zeros no
+    """Parameters of a student that has no network as its teacher: random numbers where a fresh network has matrices of zeros, for between zeros no
     gradient reaches the latent."""
     params = dit.init(key, config, length)
 
     def start(path, leaf):
         name = jax.tree_util.keystr(path)
         if leaf.ndim == 2 and not np.any(leaf):
-            return 0.5 * jax.random.normal(jax.random.fold_in(key, sum(name.encode())), leaf.shape) * leaf.shape[0] ** -0.5
+            return jax.random.normal(jax.random.fold_in(key, sum(name.encode())), leaf.shape) * leaf.shape[0] ** -0.5
         return leaf
 
     return jax.tree_util.tree_map_with_path(start, params)

@@ -14,7 +14,8 @@ OPTIMISERS = ("adamw", "muon")
 class OptimConfig:
     """name: 'adamw', or 'muon' (Jordan et al. 2024: orthogonalised momentum on the matrices of the blocks, Adam elsewhere).
 
-    decay_from: the share of the steps after which the rate falls linearly to zero."""
+    decay_from: the share of the steps after which the rate falls linearly to zero. latent_rate: times the rate for what a mixture student has besides its
+    teacher's weights, which is to learn from nothing what the others are to keep."""
 
     name: str = "adamw"
     learning_rate: float = 3e-4
@@ -23,6 +24,7 @@ class OptimConfig:
     decay_from: float = 0.3
     clip: float = 1.0
     weight_decay: float = 0.0
+    latent_rate: float = 1.0
 
     def __post_init__(self):
         if self.name not in OPTIMISERS:
@@ -60,4 +62,6 @@ def optimiser(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=_block_matrices,
             consistent_rms=0.2,
         )
-    return optax.chain(optax.clip_by_global_norm(config.clip), inner)
+    faster = lambda path, update: update * config.latent_rate if "latent" in jax.tree_util.keystr(path) else update
+    after = optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(faster, updates))
+    return optax.chain(optax.clip_by_global_norm(config.clip), inner, *([after] if config.latent_rate != 1 else []))
