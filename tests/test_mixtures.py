@@ -127,6 +127,27 @@ def test_long_steps_of_a_mixture_cost_less():
     assert cost(product, 1) > cost(product, 2) > cost(product, 4) > cost(joint, 4)
 
 
+@pytest.mark.parametrize("reveal", ["independent", "spread"])
+def test_the_price_bounds_the_samplers_distance(reveal):
+    """D * cost - H(data) is at least KL(data || samples' law), by enumeration, for a mixture with random weights and a random law of two sites: the chain rule
+    and Jensen over latents; it is not far above (the states in between are summed over)."""
+    denoiser, params = network()
+    law = exact.Joint(jax.nn.log_softmax(jax.random.normal(jax.random.key(5), (V**2,))).reshape(V, V))
+    x_0 = law.sample(jax.random.key(6), 4096)
+    table = segments.measure_reveals(jax.random.key(7), params, x_0, denoiser=denoiser, process=MASKED, reveal=reveal, points=9, latents=32)
+    p = np.exp(law.log_p).ravel()
+    entropy = float(-(p * np.log(p)).sum())
+    student = sampling.plain(grids.uniform(2))
+    excess = 2 * float(segments.path_cost(student, table)) - entropy
+    if reveal == "independent":
+        drawn = laws.data_law(laws.sampler(student, params, 2, denoiser=denoiser, process=MASKED, latents=512), 2, MASKED)
+    else:
+        samples = np.asarray(sampling.sampler(denoiser, MASKED, (40_000, 2), reveal="spread")(jax.random.key(8), params, student))
+        drawn = jnp.asarray(np.bincount(samples @ [V, 1], minlength=V**2) / 40_000)
+    distance = float(laws.kl(jnp.asarray(p), drawn))
+    assert distance - 0.05 < excess < distance + 0.5  # 0.05: 4,096 windows of data estimate the cost
+
+
 # ------------------------------------------------------------------------------------------------------------------------------------------ training
 @pytest.mark.parametrize("near_share", [0.0, 1.0])
 @pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=["absorbing", "uniform"])
