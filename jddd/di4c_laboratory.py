@@ -38,7 +38,7 @@ class LaboratoryConfig:
     sites: int = 4
     rank: int = 3
     share: float = 1e-6
-    distinct: tuple = (1, 2, 3, 4, 0)
+    distinct: tuple = (1, 2, 3, 4, 6, 0)
     chain: int = 8
     latents: int = 4096
 
