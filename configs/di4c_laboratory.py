@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.distill = defaults(Di4CConfig, latents=32, stratified=True, near=0.05, near_share=0.2, start_share=0.3, target="teacher", shape="constant", scale=0.5)
     config.optim = defaults(OptimConfig, name="adamw", learning_rate=1e-3, warmup=20, decay_from=0.3)
     config.train = defaults(TrainConfig, steps=1500, batch=32, ema=0.99, save_every=200, evaluate_every=100)
-    config.report = defaults(LaboratoryConfig, data="random" if variant == "random" else "all_equal")
+    config.report = defaults(LaboratoryConfig, data="random", distinct=(1, 2, 3, 0)) if variant == "random" else defaults(LaboratoryConfig)
     if variant == "smoke":
         config.distill = defaults(Di4CConfig, latents=4, start_share=0.3)
         config.train = defaults(TrainConfig, steps=6, batch=8, save_every=3, log_every=3, evaluate_every=3)

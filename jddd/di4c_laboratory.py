@@ -218,7 +218,7 @@ def figures(result: dict) -> dict[str, Figure]:
         axis.plot([p["step"] for p in points], [p["tv"] for p in points], marker=".", label=name)
     for name, value in result["teacher"].items():
         axis.axhline(value, ls=":", color="black")
-        axis.annotate(f"product, {name}", (0, value), fontsize=7, va="bottom")
+        axis.annotate(f"product, {name}", (0.02, value), xycoords=("axes fraction", "data"), fontsize=7, va="top")
     axis.set(xlabel="training step", ylabel="TV to the data", title="one-step students", yscale="log")
     axis.legend(fontsize=7)
     found = {"total variation along training": curve}
