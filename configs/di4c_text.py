@@ -1,6 +1,6 @@
 """Di4C on text: mixture students of the embedded text teacher, beside SDTT, hybrid sampling and LSD+, at NFE 2 to 32.
 
-  python -m jddd.main --config=configs/di4c_text.py              compares networks: --config.students.Di4C=runs/di4c_text_train/round_1 and so on
+  python -m jddd.main --config=configs/di4c_text.py              compares the shipped student, and yours: --config.students.SDTT=runs/di4c_text_sdtt/round_5
   python -m jddd.main --config=configs/di4c_text.py:train        trains the Di4C student and its own student ('Di4C twice')
   python -m jddd.main --config=configs/di4c_text.py:sdtt         trains the SDTT students
   python -m jddd.main --config=configs/di4c_text.py:smoke        a Di4C student in seconds, for tests
@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if not variant:
         config.experiment = "compare"
         config.judge = "judge_text"
-        config.students = ConfigDict({"Di4C": "", "Di4C_twice": "", "SDTT": ""})
+        config.students = ConfigDict({"Di4C": "di4c_text", "Di4C_twice": "", "SDTT": ""})
         config.distill = defaults(LSDConfig)
         config.report = defaults(CompareConfig, nfe=(2, 4, 8, 16, 32), samples=256, batch=16)
         return config
