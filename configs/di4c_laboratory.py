@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.experiment = "di4c_laboratory"
     config.name = "di4c_laboratory" + (f"_{variant}" if variant else "")
-    config.model = defaults(ModelConfig, width=32, depth=1, heads=2, latent=True)
+    config.model = defaults(ModelConfig, width=32, depth=1, heads=2, latent=True, positions=True)
     config.distill = defaults(Di4CConfig, latents=32, stratified=True, near=0.05, near_share=0.2, start_share=0.3, target="teacher", shape="constant", scale=0.5)
     config.optim = defaults(OptimConfig, name="adamw", learning_rate=1e-3, warmup=20, decay_from=0.3)
     config.train = defaults(TrainConfig, steps=1500, batch=32, ema=0.99, save_every=200, evaluate_every=100)

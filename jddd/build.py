@@ -61,6 +61,7 @@ class ModelConfig:
     causal: bool = False
     time_conditioning: bool = False
     latent: bool = False
+    positions: bool = False
     scores: bool = False
     dtype: str = "float32"
 

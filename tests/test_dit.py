@@ -167,8 +167,17 @@ def test_bad_sizes_are_refused_by_name(values, field):
         dit.DiTConfig(**(SMALL | values))
 
 
+@pytest.mark.parametrize("positions", [False, True])
+def test_an_empty_row_has_a_beginning_with_positions_alone(positions):
+    """All symbols equal and no convolution: rotary positions, being relative, say the same everywhere; absolute ones tell all sites apart."""
+    config = dit.DiTConfig(**SMALL, positions=positions)
+    out = outputs(config, drawn(config), np.full((1, LENGTH), V))[0]
+    apart = np.abs(out[:, None] - out[None]).max(-1)[np.triu_indices(LENGTH, 1)]
+    assert (apart > 1e-4).all() if positions else (apart < 1e-5).all()
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------------- the latent
-LATENT = [dict(), dict(conv=5), dict(conv=4, depth=2), dict(time_conditioning=True, conv=3)]
+LATENT = [dict(), dict(positions=True), dict(conv=5), dict(conv=4, depth=2), dict(time_conditioning=True, conv=3)]
 
 
 @pytest.mark.parametrize("more", LATENT)

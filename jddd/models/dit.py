@@ -25,6 +25,8 @@ class DiTConfig:
     """Sizes. states: symbols the network reads (V, or V + 1 with a mask); symbols: symbols it predicts (V).
 
     conv: width of a depthwise convolution before each attention (0: none), a cheap way to see the neighbours at character level.
+    positions: sinusoids of a site's number are added to its symbol, for rows that begin somewhere, as molecules do: rotary positions are relative, so a network
+    without these says the same at every masked site of an empty row (but for what a convolution sees of its ends).
     scores: the head gives raw log-scores (jddd.score), not log-probabilities. dtype: of the activations, 'float32' or 'bfloat16'; parameters and log-probabilities are float32.
     """
 
@@ -37,6 +39,7 @@ class DiTConfig:
     causal: bool = False
     time_conditioning: bool = False
     latent: bool = False
+    positions: bool = False
     scores: bool = False
     dtype: str = "float32"
 
@@ -118,6 +121,8 @@ class DiT(nn.Module):
         if c.time_conditioning:
             self.time_in = nn.Dense(c.width, name="time_in")
             self.time_out = nn.Dense(c.width, name="time_out")
+        if c.positions:
+            self.position_in = nn.Dense(c.width, use_bias=False, name="position_in")
         if c.latent:
             self.latent_in = nn.Dense(c.width, name="latent_in")
             self.latent_out = nn.Dense(c.width, name="latent_out")
@@ -130,6 +135,8 @@ class DiT(nn.Module):
             t = jnp.broadcast_to(t, x.shape[:1]).astype(jnp.float32)
             condition = nn.silu(self.time_out(nn.silu(self.time_in(time_features(t)))))
         h = self.embed(x).astype(jnp.dtype(self.config.dtype))
+        if self.config.positions:
+            h = h + self.position_in(time_features(jnp.arange(x.shape[1]) / 1000)).astype(h.dtype)
         if latent is not None:
             token = self.latent_out(nn.silu(self.latent_in(time_features(latent.astype(jnp.float32)))))
             h = jnp.concatenate([h, token[:, None].astype(h.dtype)], 1)
