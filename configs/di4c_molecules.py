@@ -7,7 +7,7 @@
   python -m jddd.main --config=configs/di4c_molecules.py:smoke_table  the comparison at toy size, for tests
 
 The students: --config.students.Di4C=runs/di4c_molecules_train/round_1 and so on; '' leaves one out. None ships yet: the shipped teacher's samples are valid
-in 22 % at 256 steps, which is too little to distil (configs/teacher_molecules.py:more trains it further).
+in 22 % at 256 steps, which is too little to distil; a better one is to come from configs/teacher_molecules.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,12 @@
 """Train a teacher of molecules: masked diffusion over SMILES characters of MOSES.
 
   python -m jddd.main --config=configs/teacher_molecules.py          1.2 M parameters, hours on 2 CPU cores; resumes after a kill
-  python -m jddd.main --config=configs/teacher_molecules.py:more     the same network, a further run from the shipped weights (config.initial)
   python -m jddd.main --config=configs/teacher_molecules.py:base     25 M parameters, for an accelerator
   python -m jddd.main --config=configs/teacher_molecules.py:smoke    seconds, for tests
 
-The weights shipped with jddd lie in jddd/pretrained/assets, with their log; configs/di4c_molecules.py says what their samples are worth.
+The weights shipped with jddd lie in jddd/pretrained/assets, with their log. They are those of a first run, of 4,500 steps and without positions, and not
+good enough: 22 % of their samples at 256 steps are valid. With positions the training loss is .07 bits a character lower after 220 steps of the same batches.
+A further run may start from weights: --config.initial=FILE.
 """
 
 from ml_collections import ConfigDict
@@ -14,22 +15,19 @@ from jddd.build import DataConfig, ModelConfig, OptimConfig, ProcessConfig, Trai
 
 
 def get_config(variant: str = "small") -> ConfigDict:
-    if variant not in ("small", "more", "base", "smoke"):
-        raise ValueError(f"variant is {variant!r}; allowed: small, more, base, smoke")
+    if variant not in ("small", "base", "smoke"):
+        raise ValueError(f"variant is {variant!r}; allowed: small, base, smoke")
     config = ConfigDict()
     config.experiment = "pretrain"
     config.name = f"teacher_molecules_{variant}"
+    config.initial = ""
     config.data = defaults(DataConfig, name="molecules", tokenizer="smiles", length=58)
     config.process = defaults(ProcessConfig, name="absorbing")
-    config.model = defaults(ModelConfig, width=128, depth=6, heads=4, conv=5)
+    config.model = defaults(ModelConfig, width=128, depth=6, heads=4, conv=5, positions=True)
     config.optim = defaults(OptimConfig, name="muon", learning_rate=5e-3, adam_learning_rate=5e-3, warmup=100, decay_from=0.3)
-    config.train = defaults(TrainConfig, steps=4500, batch=128, microbatches=8, floor=0.1, save_every=100, evaluate_every=500)
-    if variant == "more":
-        config.initial = "teacher_molecules"
-        config.optim.decay_from = 0.6
-        config.train.steps, config.train.batch, config.train.microbatches = 16_000, 64, 4
+    config.train = defaults(TrainConfig, steps=12_000, batch=128, microbatches=8, floor=0.1, save_every=100, evaluate_every=500)
     if variant == "base":
-        config.model = defaults(ModelConfig, width=512, depth=8, heads=8, conv=0, dtype="bfloat16")
+        config.model = defaults(ModelConfig, width=512, depth=8, heads=8, conv=0, positions=True, dtype="bfloat16")
         config.optim = defaults(OptimConfig, name="muon", learning_rate=2e-3, adam_learning_rate=2e-3, warmup=500, decay_from=0.3)
         config.train = defaults(TrainConfig, steps=20_000, batch=1024, microbatches=1, ema=0.9995, floor=0.1, save_every=1000, evaluate_every=2000)
     if variant == "smoke":
