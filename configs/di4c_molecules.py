@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.report = defaults(CompareConfig)
         if variant == "smoke_table":
             config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)
-            config.report = defaults(CompareConfig, nfe=(2, 4), teacher_steps=8, samples=8, batch=8, cost_windows=32, bootstrap=20)
+            config.report = defaults(CompareConfig, nfe=(4,), teacher_steps=8, samples=8, batch=8, cost_windows=32, bootstrap=20)
         return config
     config.experiment = "student"
     config.method = "di4c"

@@ -149,8 +149,8 @@ def test_the_price_bounds_the_samplers_distance(reveal):
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------ training
-@pytest.mark.parametrize("near_share", [0.0, 1.0])
-@pytest.mark.parametrize("process", [MASKED, UNIFORM], ids=["absorbing", "uniform"])
+@pytest.mark.parametrize("near_share", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("process", [MASKED, pytest.param(UNIFORM, marks=pytest.mark.slow)], ids=["absorbing", "uniform"])
 def test_together_is_one_by_one(process, near_share):
     """The same key gives the same loss, parts and gradient whether latents are visited together or one by one, of a teacher that is itself a mixture."""
     denoiser, params = network()
