@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -22,8 +21,8 @@ from jddd.writers import Stages
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; hybrid: the share of the steps that a hybrid sampler gives to the teacher, its last
-    ones; cost_windows: of data that LSD+ measures costs on, a multiple of 32 (0: no LSD+ rows)."""
+    """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; hybrid: the share of the
+    steps that a hybrid sampler gives to the teacher, its last ones; cost_windows: of data that LSD+ measures costs on, a multiple of 32 (0: no LSD+ rows)."""
 
     nfe: tuple = (2, 4, 8, 16)
     teacher_steps: int = 256
@@ -152,10 +151,6 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     return {"report": str(workdir / "report.html"), "seconds": round(sum(stages.seconds.values()), 1)}
 
 
-def figures(result: dict, panels: dict[str, str]) -> dict[str, Figure]:
-    return {"quality against NFE": report.against_nfe(result["rows"], panels)}
-
-
 def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain, samples: dict[str, Any]) -> None:
     """The page of a result; its plots also as files in plots/ beside it."""
     networks = [{"network": name} | {k: v for k, v in facts.items() if isinstance(v, (int, float, str))} for name, facts in result["networks"].items()]
@@ -167,7 +162,7 @@ def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain
         report.section("Samplers", report.table(result["rows"], domain.columns)),
         report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"], {k: k.replace("_", " ") for k in result["gaps"][0] if k != "closed_interval"})),
         report.section("Held-out data", report.table([result["held_out"]])),
-        report.plots(figures(result, domain.panels), path.parent / "plots"),
+        report.plots({"quality against NFE": report.against_nfe(result["rows"], domain.panels)}, path.parent / "plots"),
         report.section("Networks", report.table(networks, keys)),
         report.learned(entries),
         domain.show(shown),

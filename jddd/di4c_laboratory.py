@@ -21,7 +21,7 @@ from jddd import build, checkpoints, grids, laws, optim, processes, report, runs
 from jddd.distill import di4c, mixtures
 from jddd.models import dit, exact
 from jddd.types import Denoiser, Params, PRNGKey
-from jddd.writers import Stages, write_whole
+from jddd.writers import Stages
 
 NEARLY = schedules.Linear(1e-6)  # alpha(1) > 0, as laws of several steps need, and next to nothing left of the data
 
@@ -29,9 +29,8 @@ NEARLY = schedules.Linear(1e-6)  # alpha(1) > 0, as laws of several steps need, 
 @dataclasses.dataclass(frozen=True)
 class LaboratoryConfig:
     """rank: of the data 'random', a mixture of so many random products (so its nonnegative rank is at most that); distinct: numbers of distinct latents to
-    train students with, 0 for all of [0, 1); chain: N, the teacher's steps in Theorem 2; latents: fixed ones that
-    the law of one step is averaged over (those of 1000 lambda's sinusoid need thousands; distinct latents are taken exactly); share: of the
-    uniform law in the data."""
+    train students with, 0 for all of [0, 1); chain: N, the teacher's steps in Theorem 2; latents: fixed ones that the law of one step is averaged over (a
+    sinusoid of 1000 lambda needs thousands; distinct latents are taken exactly); share: of the uniform law in the data."""
 
     data: str = "all_equal"
     symbols: int = 3
@@ -57,8 +56,9 @@ def random_joint(seed: int, symbols: int, sites: int, rank: int, share: float) -
     """A mixture of `rank` random product laws with Dirichlet(0.3) sites, smoothed by `share`."""
     generator = np.random.default_rng(seed)
     weights, factors = generator.dirichlet(np.ones(rank)), generator.dirichlet(np.full(symbols, 0.3), (rank, sites))
-    joint = sum(w * functools.reduce(np.multiply.outer, part) for w, part in zip(weights, factors))
-    return exact.Joint(jnp.log(exact.smooth(jnp.asarray(joint.ravel()), share)).reshape(joint.shape))
+    law = exact.Mixture(jnp.asarray(weights), jnp.asarray(factors))
+    p = jnp.exp(law.log_likelihood(laws.configurations(symbols, sites)))
+    return exact.Joint(jnp.log(exact.smooth(p, share)).reshape((symbols,) * sites))
 
 
 def fresh_student(key: PRNGKey, config: dit.DiTConfig, length: int) -> Params:
@@ -89,11 +89,10 @@ def one_step(params: Params, states: Int[Array, "k l"], t, *, student: Denoiser,
 
 
 class Chain(NamedTuple):
-    """The teacher's N uniform steps: their transition matrices (N, n, n), its product denoiser's law of x_0 at the last step's time (n, n), and the law
-    of the state before each step and at the end (N + 1, n)."""
+    """The teacher's N uniform steps: their transition matrices (N, n, n), the last of which is its product denoiser, and the law of the state before
+    each step and at the end (N + 1, n)."""
 
     steps: Float[Array, "k n n"]
-    product: Float[Array, "n n"]
     laws: Float[Array, "j n"]
 
 
@@ -106,7 +105,7 @@ def teacher_chain(law: exact.Joint, steps: int, *, process, length: int) -> Chai
     found = [everything[-1]]
     for step in matrices:
         found.append(found[-1] @ step)
-    return Chain(matrices, matrices[-1], jnp.stack(found))
+    return Chain(matrices, jnp.stack(found))
 
 
 def theorem(params: Params, chain: Chain, *, student: Denoiser, process, length: int, latents: int = 64) -> dict[str, float]:
@@ -117,18 +116,17 @@ def theorem(params: Params, chain: Chain, *, student: Denoiser, process, length:
     own = [one_step(params, states, t, student=student, process=process, latents=latents) for t in grids.uniform(count)[:-1]]
 
     def average(weight, p, q):
-        each = jnp.where(p > 0, p * (jnp.log(jnp.where(p > 0, p, 1.0)) - jnp.log(jnp.maximum(q, 1e-30))), 0.0).sum(-1)
-        return float(jnp.maximum(weight @ each, 0.0))
+        return float(jnp.maximum(weight @ jax.vmap(laws.kl)(p, jnp.maximum(q, 1e-30)), 0.0))  # products of float32 underflow
 
-    distillation = average(chain.laws[-2], chain.product, own[-1])
+    distillation = average(chain.laws[-2], chain.steps[-1], own[-1])
     consistency = [average(chain.laws[k], chain.steps[k] @ own[k + 1], own[k]) for k in range(count - 1)]
     bound = math.sqrt(distillation / 2) + sum(math.sqrt(value / 2) for value in consistency)
     return {"distance": float(laws.total_variation(chain.laws[-1], own[0][-1])), "bound": bound, "distillation": distillation, "consistency": sum(consistency)}
 
 
 def train_student(law: exact.Joint, distinct: int, settings: di4c.Di4CConfig, model: dit.DiTConfig, sizes: build.TrainConfig, adjust, lab: LaboratoryConfig, *, process, chain: Chain | None, workdir: Path):
-    """(parameters, curve): a one-step student with so many distinct latents (0: all of [0, 1)), and at every sizes.evaluate_every steps its TV to the data
-    and, given a chain, both sides of theorem 2."""
+    """Parameters of a one-step student with so many distinct latents (0: all of [0, 1)). workdir/curve.jsonl holds, for every sizes.evaluate_every steps,
+    its TV to the data and, given a chain, both sides of theorem 2."""
     network = dit.denoiser(model)
     student = mixtures.quantised(network, distinct) if distinct else network
     key_init, key_data, key_train = jax.random.split(jax.random.key(sizes.seed), 3)
@@ -144,7 +142,6 @@ def train_student(law: exact.Joint, distinct: int, settings: di4c.Di4CConfig, mo
         return {k: v for k, v in row.items() if k != "step"}
 
     workdir.mkdir(parents=True, exist_ok=True)
-
     state = train.fit(
         key_train,
         di4c.task(exact.denoiser(process), student, process, settings),
@@ -163,8 +160,13 @@ def train_student(law: exact.Joint, distinct: int, settings: di4c.Di4CConfig, mo
         title=f"student, {distinct or 'all'} latents",
     )
     measure(state)
-    points = {row["step"]: row for row in map(json.loads, (workdir / "curve.jsonl").read_text().splitlines())}
-    return state.ema, [points[step] for step in sorted(points)]
+    return state.ema
+
+
+def read_curve(file: Path) -> list[dict]:
+    """The rows of a curve.jsonl by step, each once: steps since a checkpoint are measured again after a kill."""
+    points = {row["step"]: row for row in map(json.loads, file.read_text().splitlines())}
+    return [points[step] for step in sorted(points)]
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -190,12 +192,10 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         name = f"{distinct or 'all'} latents"
         with stages(f"train: {name}"):
             folder = workdir / f"latents_{distinct}"
-            done = folder / "curve.json"
-            if not done.is_file():
-                params, curve = train_student(law, distinct, settings, sizes_of, sizes, adjust, lab, process=process, chain=chain if distinct == 0 else None, workdir=folder)
+            if not checkpoints.weight_files(folder / "student")[1].is_file():
+                params = train_student(law, distinct, settings, sizes_of, sizes, adjust, lab, process=process, chain=chain if distinct == 0 else None, workdir=folder)
                 checkpoints.save_weights(folder / "student", params, {"model": dataclasses.asdict(sizes_of)})
-                write_whole(done, json.dumps(curve) + "\n")
-            curves[name] = json.loads(done.read_text())
+            curves[name] = read_curve(folder / "curve.jsonl")
         rows.append({"latents": name, "TV of one step": curves[name][-1]["tv"], "TV of the product's one step": teacher["one step"], f"TV of the teacher's {lab.chain} steps": teacher[f"{lab.chain} steps"]})
         print(rows[-1])
     result = {"name": config.name, "rows": rows, "curves": curves, "teacher": teacher, "config": json.loads(config.to_json()), "versions": report.versions(), "seconds": stages.seconds}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jddd import build, countdown, pretrained, report, text_report
+from jddd.data import molecules as molecule_data
 from jddd.metrics import countdown as countdown_metrics
 from jddd.metrics import molecules as molecule_metrics
 from jddd.metrics import sequences
@@ -60,7 +61,7 @@ def molecules(network: build.Network, corpora: dict, *, samples: int, references
     chosen = np.zeros(len(real), bool)
     chosen[np.linspace(0, len(real) - 1, samples).astype(int)] = True  # evenly spread: the file's order drifts
     held_out = real[chosen]
-    training = molecule_metrics.digests(decode_all(network.tokenizer, corpora["train"].symbols))
+    training = molecule_metrics.digests(molecule_data.lines(corpora["train"].symbols, network.tokenizer))
     reference = molecule_metrics.reference(decode(real[~chosen]), training)
 
     def score(drawn: np.ndarray) -> dict:
@@ -76,14 +77,6 @@ def molecules(network: build.Network, corpora: dict, *, samples: int, references
         "those of real molecules are in the last table, and a sampler cannot do better. Scaffold similarity: cosine of scaffold counts."
     )
     return Domain(MOLECULE_COLUMNS, ["validity", "entropy_4"], panels, score, show, held_out, note)
-
-
-def decode_all(tokenizer, rows: np.ndarray) -> list[str]:
-    """The molecules of a table of rows (n, L), none with a character after an end, quickly."""
-    signs = np.frombuffer(tokenizer.alphabet.encode() + b"\n", np.uint8)
-    width = (rows != tokenizer.end).sum(1) + 1
-    keep = np.arange(rows.shape[1]) < width[:, None]
-    return signs[rows[keep]].tobytes().decode().splitlines()
 
 
 def numbers(network: build.Network, corpora: dict, *, samples: int, repeats: int) -> Domain:

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,16 @@ from jddd import build, checkpoints, optim, pretrain, pretrained, processes, run
 from jddd.distill import di4c, mixtures, sdtt
 from jddd.models import dit
 
-METHODS = {"di4c": di4c.Di4CConfig, "sdtt": sdtt.SDTTConfig}
-TASKS = {"di4c": di4c.task, "sdtt": sdtt.task}
+
+
+class Method(NamedTuple):
+    """config: its settings' dataclass; task: (teacher's denoiser, student's denoiser, process, settings) -> the training task."""
+
+    config: type
+    task: Callable[..., train.Task]
+
+
+METHODS = {"di4c": Method(di4c.Di4CConfig, di4c.task), "sdtt": Method(sdtt.SDTTConfig, sdtt.task)}
 GAIN_TIMES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -51,9 +60,9 @@ def measure(key, params, windows: np.ndarray, network: build.Network) -> dict[st
 
 def run(config: ConfigDict, workdir: Path) -> dict:
     """Train the rounds and write workdir/round_N.safetensors and .json; returns the last one's metrics. A run that was killed goes on where it was."""
-    method = build.pick({name: name for name in METHODS}, config.method, "method")
+    method, trains = config.method, build.pick(METHODS, config.method, "method")
     data = build.section(build.DataConfig, config.data, "data")
-    settings = build.section(METHODS[method], config.distill, "distill")
+    settings = build.section(trains.config, config.distill, "distill")
     sizes = build.section(build.TrainConfig, config.train, "train")
     adjust = build.optim(config.optim)
     if not (isinstance(config.rounds, int) and config.rounds >= 1):
@@ -61,10 +70,10 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     teacher = pretrained.load(config.teacher)
     if teacher.network.process is None:
         raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
-    if method == "sdtt" and not (isinstance(teacher.network.process, processes.Absorbing) and settings.step * settings.count * 2 ** (config.rounds - 1) <= 1):
-        raise ValueError(f"config fields rounds and distill are {config.rounds} and {settings} for {teacher.network.process}; allowed: an absorbing process, and steps within [0, 1] in all rounds")
+    if method == "sdtt" and settings.step * settings.count * 2 ** (config.rounds - 1) > 1:
+        raise ValueError(f"config fields rounds and distill are {config.rounds} and {settings}; allowed: steps within [0, 1] in all rounds, of which each doubles them")
     network = student_network(teacher, method)[1]
-    TASKS[method](teacher.network.denoiser, network.denoiser, network.process, settings)  # refuses what it cannot train
+    trains.task(teacher.network.denoiser, network.denoiser, network.process, settings)  # refuses what it cannot train
     data = dataclasses.replace(data, length=teacher.network.length, tokenizer=teacher.description["data"]["tokenizer"])
     corpora = {split: build.corpus(data, teacher.network.tokenizer, split) for split in ("train", "valid", "test")}
     digests = {"teacher": checkpoints.digest(teacher.params), "data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})}
@@ -90,7 +99,7 @@ def _one_round(path: Path, teacher_name: str, teacher: pretrained.Pretrained, co
     begin = time.perf_counter()
     state = train.fit(
         key_train,
-        TASKS[method](teacher.network.denoiser, network.denoiser, network.process, settings),
+        METHODS[method].task(teacher.network.denoiser, network.denoiser, network.process, settings),
         optim.optimiser(adjust, sizes.steps),
         lambda step: corpora["train"].batch(step, sizes.batch, sizes.seed),
         steps=sizes.steps,

@@ -39,7 +39,7 @@ PRETRAIN = ("data", "model", "optim", "train")  # and process, unless it is a ju
 def class_of(config, name):
     """The dataclass of a section of a config."""
     if (config.experiment, name) == ("student", "distill"):
-        return rounds.METHODS[config.method]
+        return rounds.METHODS[config.method].config
     return OTHERS.get((config.experiment, name), SECTIONS[name])
 
 

@@ -317,6 +317,7 @@ def test_rows_are_molecules_and_ends(some):
     """decode(row) is the molecule, symbols are places in the alphabet, and after the last character there are only ends, one or more."""
     tokenizer = molecules.Smiles()
     rows = molecules.table(some, tokenizer, LENGTH)
+    assert molecules.lines(rows, tokenizer) == list(some)
     assert rows.shape == (1000, LENGTH) and rows.dtype == np.uint8
     for row, line in zip(rows, some):
         assert tokenizer.decode(row) == line and [molecules.MOSES.index(c) for c in line] == row[: len(line)].tolist()

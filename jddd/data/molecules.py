@@ -63,6 +63,13 @@ def table(lines: list[str], tokenizer: Smiles, length: int) -> np.ndarray:
     return rows
 
 
+def lines(rows: np.ndarray, tokenizer: Smiles) -> list[str]:
+    """The inverse of `table`: rows (n, L), none with a character after an end, as molecules; a second for a million."""
+    signs = np.frombuffer(tokenizer.alphabet.encode() + b"\n", np.uint8)
+    width = (rows != tokenizer.end).sum(1) + 1  # with the first end, which becomes the line's
+    return signs[rows[np.arange(rows.shape[1]) < width[:, None]]].tobytes().decode().splitlines()
+
+
 @dataclasses.dataclass(frozen=True)
 class Molecules:
     """The corpus of a split: rows (n, L) uint8, with the methods of jddd.data.text.Corpus."""

@@ -23,7 +23,7 @@ import numpy as np
 
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("embedded", "molecules")
-VALID_MOLECULES = 158  # every so manieth line of the training file: its order drifts, so that no stretch of it has its law
+VALID_MOLECULES = 158  # each 158th line of the training file is set apart as valid: its order drifts, so that no stretch of it has its law
 SPLITS = ("train", "valid", "test")
 TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
 _DIGITS = dict(zip("0123456789", "zero one two three four five six seven eight nine".split()))

@@ -141,9 +141,9 @@ class Di4CConfig:
     """latents: M, of the student and of the consistency target; stratified: one in each M-th of [0, 1); teacher_latents: those the marginals of a teacher
     that is a mixture are taken over. near: the distillation zone is t < near, and a batch (of a microbatch) lies there with probability near_share;
     start_share: the part of the other rows that is at t = 1, where sampling begins (ours: uniform times hardly see it). gap_low, gap_high: t - u is
-    log-uniform between them, and at most t / 2. shape, scale, boost: see Weights. together: one network call for all latents, not one after another. target: whose marginals pay the consistency
-    loss's control variate back, 'drawn': those of the M targets (the paper's), 'teacher': the teacher's at x_t (ours), which are the same in expectation
-    where student and teacher agree, without the noise of an M-sample mean, the largest there is at 100 sites."""
+    log-uniform between them, and at most t / 2. shape, scale, boost: see Weights. together: one network call for all latents, not one after
+    another. target: whose marginals pay the consistency loss's control variate back, 'drawn': those of the M targets (the paper's), 'teacher': the
+    teacher's at x_t (ours), the same in expectation where student and teacher agree, without the noise of an M-sample mean, the largest at 100 sites."""
 
     latents: int = 16
     stratified: bool = False
