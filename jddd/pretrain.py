@@ -56,11 +56,18 @@ def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *,
     return float(flat.mean()), float(flat.std(ddof=1) / math.sqrt(len(flat)))
 
 
-def _initial(name: str, network: build.Network):
-    """The parameters training goes on from, or None for fresh ones; raises ValueError where they are those of another network."""
+def _initial(name: str, network: build.Network, key):
+    """The parameters training goes on from, or None for fresh ones; weights made without positions may get them, which say nothing at first.
+
+    Raises ValueError where they are those of another network."""
     if not name:
         return None
     found = pretrained.load(name)
+    if network.dit.positions and not found.network.dit.positions:
+        found = found._replace(
+            params=dit.from_teacher(dit.init(key, network.dit, network.length), found.params),
+            network=found.network._replace(dit=dataclasses.replace(found.network.dit, positions=True)),
+        )
     for part in ("dit", "process", "tokenizer", "length"):
         if getattr(found.network, part) != getattr(network, part):
             raise ValueError(f"config field initial is {name!r}, with {part} {getattr(found.network, part)}; allowed: {getattr(network, part)}")
@@ -78,10 +85,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     settings = build.optim(config.optim)
     network = build.network(data, process_config, model)
     corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "valid", "test")}
-    initial = _initial(config.get("initial", ""), network)
+    key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
+    initial = _initial(config.get("initial", ""), network, key_train)
     runs.record(Path(workdir), config, ({"initial": checkpoints.digest(initial)} if initial else {}) | {"text": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     on = sharding.mesh(sizes.model)
-    key_train, key_valid, key_test = jax.random.split(jax.random.key(sizes.seed), 3)
 
     def evaluate(state):
         bits, error = bits_per_symbol(key_valid, state.ema, corpora["valid"].windows(512), network)

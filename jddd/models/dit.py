@@ -122,7 +122,7 @@ class DiT(nn.Module):
             self.time_in = nn.Dense(c.width, name="time_in")
             self.time_out = nn.Dense(c.width, name="time_out")
         if c.positions:
-            self.position_in = nn.Dense(c.width, use_bias=False, name="position_in")
+            self.position_in = nn.Dense(c.width, use_bias=False, kernel_init=nn.initializers.zeros_init(), name="position_in")
         if c.latent:
             self.latent_in = nn.Dense(c.width, name="latent_in")
             self.latent_out = nn.Dense(c.width, name="latent_out")
