@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import jax
 
 from ml_collections import ConfigDict
 
 from jddd import processes, schedules, score
 from jddd.data import countdown, molecules, text
-from jddd.models import dit
+from jddd.models import ddit, dit
 from jddd.optim import OptimConfig
 from jddd.types import Denoiser
 
 T = TypeVar("T")
 
+MODULES = {dit.DiTConfig: dit, ddit.DDiTConfig: ddit}  # where the network of a config of sizes is
 SCHEDULES = {"linear": schedules.Linear, "geometric": schedules.Geometric, "cosine": schedules.Cosine}
 PROCESSES = {"absorbing": processes.Absorbing, "uniform": processes.Uniform}
 COUNTS = {  # the fields that must be 1 or more, in whatever section
@@ -48,6 +53,14 @@ class ProcessConfig:
     def __post_init__(self):
         if not 0 <= self.eps < 1:
             raise ValueError(f"config field process.eps is {self.eps}; allowed: 0 or more, below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseConfig(ProcessConfig):
+    """The process of a published network, which may have other ends of the geometric schedule (SEDD's)."""
+
+    sigma_min: float = 1e-3
+    sigma_max: float = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +132,35 @@ def pick(table: dict[str, Any], value: str, field: str) -> Any:
 
 def process(config: ProcessConfig, symbols: int):
     schedule = pick(SCHEDULES, config.schedule, "process.schedule")
-    return pick(PROCESSES, config.name, "process.name")(symbols, schedule(config.eps) if config.schedule == "linear" else schedule())
+    numbers = {"linear": ("eps",), "geometric": ("sigma_min", "sigma_max")}.get(config.schedule, ())
+    return pick(PROCESSES, config.name, "process.name")(symbols, schedule(**{name: getattr(config, name) for name in numbers if hasattr(config, name)}))
 
 
 class Network(NamedTuple):
-    """A network of the DiT family with everything needed to use it. process is None for a judge (causal); scores: the raw network of a denoiser
-    that learns scores (jddd.score), else None."""
+    """A network with everything needed to use it. process is None for a judge (causal); dit: its sizes, of jddd's own or of the published transformer;
+    scores: the raw network of a denoiser that learns scores (jddd.score), else None; tokenizer: None for a published network nobody gave one.
+
+    raw: (params, tokens (B, L), noise, latent or None) -> what the head gives (B, L, ...); noise: what the network takes in, t of jddd's own networks, sigma
+    of published ones. bound: raw with parameters (jddd.pretrained); the network is then called without them."""
 
     tokenizer: Any
     process: Any
-    dit: dit.DiTConfig
+    dit: dit.DiTConfig | ddit.DDiTConfig
     denoiser: Denoiser
     length: int
     scores: Denoiser | None = None
+    raw: Callable | None = None
+    bound: Callable | None = None
+
+    def init(self, key):
+        """Fresh parameters."""
+        return MODULES[type(self.dit)].init(key, self.dit, self.length)
+
+    def __call__(self, tokens, noise, latent=None):
+        """The raw output at tokens (B, L) and noise, a scalar or one a row, of a mixture at a latent (B,)."""
+        if self.bound is None:
+            raise ValueError("this network has no parameters; allowed: jddd.pretrained.load(...).network, or network.raw(params, tokens, noise, latent)")
+        return self.bound(tokens, noise, latent)
 
 
 def tokenizer(data: DataConfig):
@@ -155,16 +184,34 @@ def network(data: DataConfig, process_config: ProcessConfig | None, model: Model
     if model.scores and chain is None:
         raise ValueError("config field model.scores is True; allowed: false for a judge, which has no noise to have scores of")
     sizes = dit.DiTConfig(states=chain.states if chain else symbols.size + 1, symbols=symbols.size, **dataclasses.asdict(model))
-    denoiser = raw = dit.denoiser(sizes)
+    denoiser = plain = dit.denoiser(sizes)
+    raw = jax.jit(lambda params, tokens, noise, latent=None: plain(params, tokens, noise, *(() if latent is None else (latent,))))
     if model.scores:
-        return Network(symbols, chain, sizes, score.as_denoiser(chain, raw), data.length, raw)
+        return Network(symbols, chain, sizes, score.as_denoiser(chain, plain), data.length, plain, raw)
     if isinstance(chain, processes.Uniform):
         denoiser = processes.with_evidence(chain, denoiser)
-    return Network(symbols, chain, sizes, denoiser, data.length)
+    return Network(symbols, chain, sizes, denoiser, data.length, None, raw)
+
+
+def published(description: dict) -> Network:
+    """The network of a published family. Its tokenizer is the one the description names, None where that is '' or a file that is not here."""
+    model, noise, data = (section(cls, description[name], name) for cls, name in ((ddit.DDiTConfig, "model"), (NoiseConfig, "process"), (DataConfig, "data")))
+    chain = process(noise, model.states - (noise.name == "absorbing"))
+    absent = not data.tokenizer or (data.tokenizer.endswith(".json") and not Path(data.tokenizer).is_file())
+    symbols = None if absent else tokenizer(data)
+    if symbols and symbols.size != chain.symbols:
+        raise ValueError(f"config field data.tokenizer is {data.tokenizer!r}, of {symbols.size} symbols; allowed: a tokenizer of {chain.symbols}, as many as the network's")
+    raw = ddit.raw(model)
+    if model.scores:
+        scores = ddit.outputs(model, chain)
+        return Network(symbols, chain, model, score.as_denoiser(chain, scores), data.length, scores, raw)
+    return Network(symbols, chain, model, ddit.denoiser(model, chain), data.length, None, raw)
 
 
 def network_from(description: dict) -> Network:
     """The network a weights file describes (the json beside the safetensors)."""
+    if "family" in description:
+        return published(description)
     process_config = section(ProcessConfig, description["process"], "process") if description.get("process") else None
     return network(section(DataConfig, description["data"], "data"), process_config, section(ModelConfig, description["model"], "model"))
 
