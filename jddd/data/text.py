@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jddd.data.subwords import Subwords
+
 ASSETS = Path(__file__).parent / "assets"
 EMBEDDED = ("embedded", "molecules")
 VALID_MOLECULES = 158  # each 158th line of the training file is set apart as valid: its order drifts, so that no stretch of it has its law
@@ -68,36 +70,8 @@ class Characters:
         return table[np.minimum(np.asarray(symbols), 255)].tobytes().decode()
 
 
-@dataclasses.dataclass(frozen=True)
-class Subwords:
-    """Byte-pair symbols from a Hugging Face `tokenizer.json` on disk (needs the extra `jddd[bpe]`)."""
-
-    path: str
-
-    def __post_init__(self):
-        if not Path(self.path).is_file():
-            raise ValueError(f"data.tokenizer is {self.path!r}; allowed: 'characters', or the path of an existing tokenizer.json")
-        try:
-            import tokenizers
-        except ImportError as error:
-            raise ValueError("data.tokenizer names a tokenizer.json, which needs the package tokenizers: pip install 'jddd[bpe]'") from error
-        object.__setattr__(self, "_tokenizer", tokenizers.Tokenizer.from_file(self.path))
-
-    @property
-    def size(self) -> int:
-        return self._tokenizer.get_vocab_size()
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
-
-    encode_piece = encode
-
-    def decode(self, symbols: np.ndarray) -> str:
-        return self._tokenizer.decode([i for i in np.asarray(symbols).tolist() if i < self.size])
-
-
 def tokenizer(name: str = "characters", unknown: str = "space") -> Characters | Subwords:
-    """'characters', or the path of a tokenizer.json."""
+    """'characters', or the path of a published tokenizer (jddd.data.subwords)."""
     return Characters(unknown) if name == "characters" else Subwords(name)
 
 
