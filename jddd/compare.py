@@ -81,9 +81,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     settings = build.section(lsd.LSDConfig, config.distill, "distill")
     sizes = build.section(CompareConfig, config.report, "report")
     with stages("load the networks and the data"):
-        teacher = pretrained.load(config.teacher)
+        teacher, data = pretrained.with_data(pretrained.load(config.teacher), data)
         paths = {name.replace("_", " "): path for name, path in dict(config.students).items() if path}
-        students = {name: pretrained.load(path) for name, path in paths.items()}
+        students = {name: pretrained.with_data(pretrained.load(path), data)[0] for name, path in paths.items()}
         network = teacher.network
         if network.process is None:
             raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
@@ -96,10 +96,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, of width {student.network.dit.width}; allowed: the teacher's, {network.dit.width} (hybrid samplers switch between them)")
             if (student.network.process, student.network.tokenizer, student.network.length) != (network.process, network.tokenizer, network.length):
                 raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, a network of another process, tokenizer or length than the teacher's; allowed: its students")
-        tokenizer = teacher.description["data"]["tokenizer"]
-        data = dataclasses.replace(data, length=network.length, tokenizer=tokenizer)
         corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "test")}
-        domain = domains.of(network, tokenizer.partition(":")[0], corpora, judge=config.get("judge", ""), samples=sizes.samples, repeats=sizes.bootstrap)
+        domain = domains.of(network, data.tokenizer.partition(":")[0], corpora, judge=config.get("judge", ""), samples=sizes.samples, repeats=sizes.bootstrap)
         digests = {name: checkpoints.digest(found.params) for name, found in {"teacher": teacher, **students}.items()}
         runs.record(workdir, config, digests | {"data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
     rows, entries, samples, learned = [], [], {}, {}

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers, text_report
-from jddd.data import text
 from jddd.distill import lsd
 from jddd.evaluate import Bench
 from jddd.metrics import sequences
@@ -119,6 +118,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     sizes = build.section(ReportConfig, config.report, "report")
     with stages("load the teacher, the judge and the text"):
         teacher, judge = pretrained.load(config.teacher), pretrained.load(config.judge)
+        teacher, data = pretrained.with_data(teacher, data)
         network = teacher.network
         if network.denoiser.mixture:
             raise ValueError(f"config field teacher is {config.teacher!r}, a mixture; allowed: a product (configs/di4c_text.py compares mixtures, LSD+ on them too)")
@@ -126,9 +126,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             raise ValueError(f"config fields teacher, judge are {config.teacher!r}, {config.judge!r}; allowed: a denoiser and an autoregressive judge")
         if network.tokenizer != judge.network.tokenizer:
             raise ValueError("config fields teacher and judge have different symbols; allowed: networks of one tokenizer")
-        data = dataclasses.replace(data, length=network.length, tokenizer=teacher.description["data"]["tokenizer"])
-        tokenizer = text.tokenizer(data.tokenizer, data.unknown)
-        train, test = (build.corpus(data, tokenizer, split) for split in ("train", "test"))
+        train, test = (build.corpus(data, network.tokenizer, split) for split in ("train", "test"))
         windows = train.windows(sizes.profile_windows)
         windows = windows[: len(windows) // 32 * 32]
         if not len(windows):

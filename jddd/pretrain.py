@@ -32,7 +32,7 @@ def task(network: build.Network, floor: float = 0.0) -> train.Task:
             value = losses.nelbo(key, params, x_0, process=network.process, denoiser=network.denoiser, floor=floor).mean()
         return value, {"bits": value * BITS}
 
-    return train.Task(lambda key: dit.init(key, network.dit, network.length), loss)
+    return train.Task(network.init, loss)
 
 
 @functools.partial(jax.jit, static_argnames=("process", "denoiser", "start_id"))
@@ -63,9 +63,9 @@ def _initial(name: str, network: build.Network, key):
     if not name:
         return None
     found = pretrained.load(name)
-    if network.dit.positions and not found.network.dit.positions:
+    if network.dit.positions and not getattr(found.network.dit, "positions", True):
         found = found._replace(
-            params=dit.from_teacher(dit.init(key, network.dit, network.length), found.params),
+            params=dit.from_teacher(network.init(key), found.params),
             network=found.network._replace(dit=dataclasses.replace(found.network.dit, positions=True)),
         )
     for part in ("dit", "process", "tokenizer", "length"):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jddd import pretrained, sampling, solvers
+from jddd import build, pretrained, sampling, solvers
 from jddd.sampling import Student
 from jddd.writers import write_whole
 
@@ -137,5 +137,5 @@ def load(workdir: str | Path) -> Run:
         raise ValueError(f"{folder / 'config.json'} is missing or damaged: {error!r}") from None
     if "teacher" not in config:
         raise ValueError(f"{folder} holds a run of experiment {config.get('experiment')!r}, which has no teacher of text; allowed: the folder of a text distillation, as of configs/lsd_text.py")
-    name = config["teacher"]
-    return Run(entries, pretrained.load(name))
+    teacher, _ = pretrained.with_data(pretrained.load(config["teacher"]), build.section(build.DataConfig, config["data"], "data"))
+    return Run(entries, teacher)

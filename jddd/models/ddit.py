@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jddd import processes, schedules
-from jddd.models.dit import rotate
 from jddd.types import Denoiser
 
 SIGMA_FEATURES = 256
@@ -59,19 +58,34 @@ class DDiTConfig:
             raise ValueError("model.latent is True with model.scores; allowed: logits of x_0")
 
 
+def rotary_frequencies(half: int) -> np.ndarray:
+    """10,000^(-i / half), i < half. At position 1000 the last digit of a frequency moves an angle by 1e-4, so they are rounded as the published buffer is."""
+    return np.float32(1) / (10_000.0 ** (np.arange(half, dtype=np.float32) / np.float32(half)).astype(np.float64)).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b h l d"], loose: int = 0) -> Float[Array, "b h l d"]:
+    """Rotary positions (Su et al. 2021), base 10,000, in halves; the last `loose` tokens have none."""
+    half, length = x.shape[-1] // 2, x.shape[-2]
+    angle = jnp.where(jnp.arange(length) < length - loose, jnp.arange(length, dtype=jnp.float32), 0.0)[:, None] * rotary_frequencies(half)
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _frequencies(count: int, last: int) -> np.ndarray:
+    """10,000^(-i / last), i < count, the exponent in float32: an angle of 1000 keeps 4 digits of its sine only if it is rounded as it was in training."""
+    return np.exp((np.arange(count, dtype=np.float32) * np.float32(-math.log(10_000) / last)).astype(np.float64)).astype(np.float32)
+
+
 def sigma_features(sigma: Float[Array, "b"]) -> Float[Array, "b 256"]:
     """Cosines, then sines, of sigma times 10,000^(-i / 128)."""
-    half = SIGMA_FEATURES // 2
-    angle = sigma.astype(jnp.float32)[:, None] * np.exp(-math.log(10_000) * np.arange(half) / half).astype(np.float32)
+    angle = sigma.astype(jnp.float32)[:, None] * _frequencies(SIGMA_FEATURES // 2, SIGMA_FEATURES // 2)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
 def latent_features(latent: Float[Array, "b"]) -> Float[Array, "b 128"]:
-    """Sines, then cosines, of 1000 lambda times 10,000^(-i / 63). Angles up to 1000 in float32 leave a sine about 3e-5, so the frequencies are rounded in
-    the order the networks were trained with."""
-    half = LATENT_FEATURES // 2
-    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10_000) / (half - 1)))
-    angle = (1000.0 * latent.astype(jnp.float32))[:, None] * frequencies
+    """Sines, then cosines, of 1000 lambda times 10,000^(-i / 63)."""
+    angle = (1000.0 * latent.astype(jnp.float32))[:, None] * _frequencies(LATENT_FEATURES // 2, LATENT_FEATURES // 2 - 1)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 

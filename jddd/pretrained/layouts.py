@@ -120,7 +120,7 @@ def from_params(params: dict, config: ddit.DDiTConfig, prefix: str) -> dict[str,
     ours = traverse_util.flatten_dict(jax.device_get(params))
     array = lambda tensor: np.ascontiguousarray(np.asarray(ours[tensor.path], np.float32).T if tensor.transposed else np.asarray(ours[tensor.path], np.float32))
     half = config.width // config.heads // 2
-    return {prefix + tensor.name: array(tensor) for tensor in tensors(config)} | {prefix + BUFFERS[0]: (10_000.0 ** (-np.arange(half) / half)).astype(np.float32)}
+    return {prefix + tensor.name: array(tensor) for tensor in tensors(config)} | {prefix + BUFFERS[0]: ddit.rotary_frequencies(half)}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ config.json

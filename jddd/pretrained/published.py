@@ -60,15 +60,20 @@ def log_score(raw: Float[Array, "b l s"], tokens: Int[Array, "b l"], sigma: Floa
 
 
 def export(params: Any, description: dict, folder: str | Path, family: str = "") -> Path:
-    """Write folder/config.json and folder/model.safetensors in a family's layout, by default the description's own; returns the folder.
+    """Write folder/config.json and folder/model.safetensors in a family's layout, by default its own (of mixtures Di4C's); returns the folder.
 
     Raises ValueError for a network that the family's code could not run: of another transformer, process, kind of output or conditioning."""
     if "family" not in description:
         raise ValueError(f"network {description.get('name')!r} is of jddd's own transformer, which no published layout holds; allowed: networks of {', '.join(layouts.FAMILIES)}, and their students")
-    name = family or description["family"]
+    model, process, own = build.section(ddit.DDiTConfig, description["model"], "model"), description["process"], description["family"]
+    if model.latent:  # a student may have what its teacher's family has no place for
+        own = "di4c"
+    elif layouts.FAMILIES[own].scores and not model.scores:
+        own = "mdlm"
+    name = family or own
     if name not in layouts.FAMILIES:
         raise ValueError(f"family is {name!r}; allowed: {', '.join(layouts.FAMILIES)}")
-    wanted, model, process = layouts.FAMILIES[name], build.section(ddit.DDiTConfig, description["model"], "model"), description["process"]
+    wanted = layouts.FAMILIES[name]
     softmax = model.scores and process["name"] == "absorbing" and not wanted.scores  # log-scores of masked sites, normalised, are log-probabilities
     facts = {
         "process": (process["name"], " or ".join(wanted.processes), process["name"] in wanted.processes),
