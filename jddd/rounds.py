@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         raise ValueError(f"config fields rounds and distill are {config.rounds} and {settings}; allowed: steps within [0, 1] in all rounds, of which each doubles them")
     network = student_network(teacher, method)[1]
     trains.task(teacher.network.denoiser, network.denoiser, network.process, settings)  # refuses what it cannot train
-    data = dataclasses.replace(data, length=teacher.network.length, tokenizer=teacher.description["data"]["tokenizer"])
+    teacher, data = pretrained.with_data(teacher, data)
     corpora = {split: build.corpus(data, teacher.network.tokenizer, split) for split in ("train", "valid", "test")}
     digests = {"teacher": checkpoints.digest(teacher.params), "data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})}
     runs.record(workdir, config, digests)
@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: Path) -> dict:
 def _one_round(path: Path, teacher_name: str, teacher: pretrained.Pretrained, corpora: dict[str, Any], config: ConfigDict, method: str, settings, sizes: build.TrainConfig, adjust) -> None:
     description, network = student_network(teacher, method)
     key_init, key_train, key_measure = jax.random.split(jax.random.fold_in(jax.random.key(sizes.seed), int(path.name.rsplit("_", 1)[1])), 3)
-    initial = dit.from_teacher(dit.init(key_init, network.dit, network.length), teacher.params)
+    initial = dit.from_teacher(network.init(key_init), teacher.params)
     windows = corpora["valid"].windows(64)
     begin = time.perf_counter()
     state = train.fit(
