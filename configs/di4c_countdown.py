@@ -8,11 +8,10 @@
 
 from ml_collections import ConfigDict
 
-from jddd.build import DataConfig, OptimConfig, TrainConfig, defaults
+from jddd import recipes
+from jddd.build import DataConfig, defaults
 from jddd.compare import CompareConfig
-from jddd.distill.di4c import Di4CConfig
 from jddd.distill.lsd import LSDConfig
-from jddd.distill.sdtt import SDTTConfig
 
 VARIANTS = ("", "train", "sdtt", "smoke")
 
@@ -30,19 +29,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.distill = defaults(LSDConfig)
         config.report = defaults(CompareConfig, nfe=(4, 8), teacher_steps=64, samples=256, batch=32)
         return config
-    config.experiment = "student"
-    config.method = "di4c"
-    config.rounds = 2
-    config.distill = defaults(Di4CConfig, latents=8, stratified=True, target="teacher", near_share=0.03, start_share=0.1, gap_low=1 / 256, gap_high=1 / 64, shape="constant", scale=1.0)
-    config.optim = defaults(OptimConfig, name="adamw", learning_rate=5e-4, latent_rate=4.0, warmup=50, decay_from=0.5, clip=10.0)
-    config.train = defaults(TrainConfig, steps=1200, batch=8, microbatches=2, ema=0.995, save_every=100, log_every=20, evaluate_every=400)
     if variant == "sdtt":
-        config.method = "sdtt"
-        config.rounds = 5
-        config.distill = defaults(SDTTConfig, step=1 / 256)
-        config.train = defaults(TrainConfig, steps=200, batch=32, microbatches=4, ema=0.98, save_every=100, log_every=20, evaluate_every=200)
-    if variant == "smoke":
-        config.rounds = 1
-        config.distill = defaults(Di4CConfig, latents=2, near_share=0.5)
-        config.train = defaults(TrainConfig, steps=4, batch=2, microbatches=1, save_every=2, log_every=2, evaluate_every=2)
-    return config
+        return recipes.student(config, "sdtt", rounds=5)
+    return recipes.student(config, "di4c", rounds=1 if variant == "smoke" else 2, smoke=variant == "smoke")

@@ -31,6 +31,7 @@ class Method(NamedTuple):
 
 METHODS = {"di4c": Method(di4c.Di4CConfig, di4c.task), "sdtt": Method(sdtt.SDTTConfig, sdtt.task)}
 GAIN_TIMES = (0.25, 0.5, 0.75, 1.0)
+GAIN_STEP = 1 / 8  # of a sampler of 8 even steps
 
 
 def student_network(teacher: pretrained.Pretrained, method: str) -> tuple[dict, build.Network]:
@@ -46,15 +47,16 @@ def student_network(teacher: pretrained.Pretrained, method: str) -> tuple[dict, 
 
 def measure(key, params, windows: np.ndarray, network: build.Network) -> dict[str, float]:
     """bits: NELBO of the student's marginals, bits a symbol, with its standard error; of a mixture also gain_T: bits a sequence that its correlations add to
-    the likelihood of data noised to time T (di4c.gain)."""
+    the likelihood of data noised to time T, and gain_step_T: to that of what a step of 1/8 from there reveals (di4c.gain; absorbing process)."""
     plain = network._replace(denoiser=mixtures.marginal(network.denoiser))
     key_bits, key_gain = jax.random.split(key)
     bits, error = pretrain.bits_per_symbol(key_bits, params, windows, plain)
     found = {"bits": bits, "bits_error": error}
     if network.denoiser.mixture:
         x_0 = jnp.asarray(windows[:64])
-        gains = {t: di4c.gain(key_gain, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process).mean() for t in GAIN_TIMES}
-        found |= {f"gain_{t}": float(value) / math.log(2) for t, value in gains.items()}
+        steps = {"gain": None} | ({"gain_step": GAIN_STEP} if isinstance(network.process, processes.Absorbing) else {})
+        gain = lambda t, step: di4c.gain(key_gain, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process, step=step).mean()
+        found |= {f"{name}_{t}": float(gain(t, step)) / math.log(2) for name, step in steps.items() for t in GAIN_TIMES}
     return found
 
 

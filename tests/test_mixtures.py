@@ -166,6 +166,51 @@ def test_together_is_one_by_one(process, near_share):
     assert (zone["distillation"] == 0) == (near_share == 0) and (zone["consistency"] == 0) == (near_share == 1)
 
 
+PAIRS = jnp.asarray([[a, a, b, b] for a in (0, 1) for b in (0, 1)])
+
+
+def test_latents_that_serve_steps_serve_two_pairs_again():
+    """Two independent pairs of equal sites (2 bits) and latents that say one symbol for all four: over whole rows they are worth less than over a step that
+    reveals one pair, where they are all that can be had: 1 bit. Enumerated: the mixture's -log p of what is counted, mean over data."""
+    tied = jnp.log(1e-6 + jax.nn.one_hot(jnp.broadcast_to(jnp.arange(2)[None, :, None], (4, 2, 4)), 2))  # (rows, latents, sites, symbols)
+    masks = jnp.full((4, 4), 2)
+    process = processes.Absorbing(2)
+
+    def cost(counted):
+        known = jax.vmap(lambda log_p: mixtures.with_known(log_p, masks, process, jnp.broadcast_to(jnp.asarray(counted), (4, 4))), 1, 1)(tied)
+        return float(di4c.datapoint(mixtures.mixture(known, PAIRS[:, None]), control_variate=False).mean())
+
+    np.testing.assert_allclose(cost([True, True, False, False]), np.log(2), atol=1e-4)  # 1e-6 was added to each probability
+    assert cost([True] * 4) > 4 * np.log(2)  # half of the rows are impossible: more than a product of fair coins, 4 log 2
+
+
+@pytest.mark.parametrize("reveal", ["independent", "spread"])
+def test_a_step_reveals_what_the_sampler_would(reveal):
+    """Masked with probability 1 - alpha(t), and of these revealed with (alpha(s) - alpha(t)) / (1 - alpha(t)), whichever the order; a step of length t, all.
+    5 standard errors of 40,000 sites (spread sites of one row are not independent, and then the error is smaller)."""
+    x_0, length = jnp.zeros((400, 100), jnp.int32), jnp.asarray(0.25)
+    x_t, counted = di4c.step_of(jax.random.key(0), x_0, jnp.full(400, 0.75), length, MASKED, reveal)
+    masked = MASKED.noised(x_t)
+    assert not (counted & ~masked).any()
+    np.testing.assert_allclose([masked.mean(), counted.mean()], [0.75, 0.25], atol=5 * 0.5 / 200 + 1e-4)  # 1e-4: the schedule's eps
+    x_t, counted = di4c.step_of(jax.random.key(0), x_0, jnp.asarray(0.75), 1.0, MASKED, reveal)
+    np.testing.assert_array_equal(counted, MASKED.noised(x_t))
+
+
+def test_without_consistency_the_other_parts_stay():
+    """consistency = 0 leaves the datapoint and the marginal loss as they are; with steps all parts are there and finite."""
+    denoiser, params = network()
+    found = {}
+    for name, options in {"paper": {}, "step": dict(step_low=1.0, step_high=1.0), "data": dict(consistency=0.0)}.items():
+        config = di4c.Di4CConfig(latents=3, near_share=0.0, target="teacher", **options)
+        task = di4c.task(denoiser._replace(features=lambda p, x, t: denoiser.features(p, x, t, jnp.full(len(x), 0.5)), mixture=False), denoiser, MASKED, config)
+        found[name] = jax.jit(task.loss)(params, jax.random.key(3), jnp.asarray([[0, 1, 2, 2], [1, 1, 0, 2]]), params)[1]
+    assert found["data"]["consistency"] == 0 and found["paper"]["consistency"] != 0
+    for name in ("datapoint", "marginal"):
+        np.testing.assert_allclose(found["data"][name], found["paper"][name], rtol=1e-5)  # the same sums, compiled apart
+    assert all(np.isfinite(value) for value in found["step"].values()) and found["step"]["marginal"] > 0
+
+
 def test_latents_are_uniform():
     """Stratified or not, each latent is in [0, 1); stratified ones have one in each part for every row."""
     free, strata = (np.asarray(di4c.draw_latents(jax.random.key(0), 8, 500, stratified)) for stratified in (False, True))
@@ -208,9 +253,11 @@ def test_theorem_holds_for_any_student():
 # -------------------------------------------------------------------------------------------------------------------------------------- bad settings
 def test_bad_settings_are_refused_by_name():
     """Shares outside [0, 1], gaps the wrong way round, an unknown shape, a product as a student, and SDTT of what it is not for."""
-    for field, value in (("near", -0.1), ("near_share", 1.5), ("start_share", 2.0), ("gap_low", 0.0), ("gap_high", 1e-5), ("shape", "cosine"), ("latents", 0), ("near", 0.0), ("target", "mean"), ("scale", 2.0)):
+    for field, value in (("near", -0.1), ("near_share", 1.5), ("start_share", 2.0), ("gap_low", 0.0), ("gap_high", 1e-5), ("shape", "cosine"), ("latents", 0), ("near", 0.0), ("target", "mean"), ("scale", 2.0), ("step_high", 0.1), ("reveal", "spread"), ("consistency", 2.0)):
         with pytest.raises(ValueError, match=f"distill.{field}"):
             di4c.Di4CConfig(**{field: value})
+    with pytest.raises(ValueError, match="distill.step_low"):
+        di4c.task(network()[0], network()[0], UNIFORM, di4c.Di4CConfig(step_low=0.1, step_high=0.2))
     with pytest.raises(ValueError, match="model.latent"):
         di4c.task(network()[0], network(False)[0], MASKED, di4c.Di4CConfig())
     for process, denoiser in ((UNIFORM, network(False)[0]), (MASKED, network()[0])):

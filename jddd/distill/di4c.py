@@ -23,11 +23,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jddd import losses
+from jddd.absorbing import spread_thresholds
 from jddd.distill import mixtures
 from jddd.distill.mixtures import Mixture
+from jddd.processes import Absorbing
 from jddd.train import Task
 from jddd.types import Denoiser, Params, PRNGKey, Time
 
@@ -157,21 +159,29 @@ class Di4CConfig:
     shape: str = "sigmoid"
     scale: float = 0.1
     boost: float = 1.0
+    step_low: float = 0.0
+    step_high: float = 0.0
+    reveal: str = "independent"
+    consistency: float = 1.0
     control_variate: bool = True
     together: bool = True
 
     def __post_init__(self):
-        for field, low, high in (("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1)):
+        for field, low, high in (("step_low", 0, 1), ("step_high", self.step_low, 1), ("consistency", 0, 1), ("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1)):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"config field distill.{field} is {getattr(self, field)}; allowed: {low} to {high}")
         if min(self.latents, self.teacher_latents) < 1:
             raise ValueError(f"config fields distill.latents and distill.teacher_latents are {self.latents}, {self.teacher_latents}; allowed: 1 or more")
+        if (self.step_low == 0) != (self.step_high == 0):
+            raise ValueError(f"config fields distill.step_low and distill.step_high are {self.step_low}, {self.step_high}; allowed: both 0, or both above 0")
         if self.near == 0 and self.near_share > 0:
             raise ValueError(f"config field distill.near_share is {self.near_share} and distill.near 0; allowed: 0, as that zone is empty")
         if self.target not in ("drawn", "teacher"):
             raise ValueError(f"config field distill.target is {self.target!r}; allowed: drawn, teacher")
         if self.control_variate and not 0 <= self.scale <= 1:
             raise ValueError(f"config field distill.scale is {self.scale}; allowed: 0 to 1 (the marginal loss, of weight 1, must pay the datapoint's control variate back)")
+        if self.reveal not in ("independent", "spread") or (self.reveal == "spread" and not self.step_low):
+            raise ValueError(f"config field distill.reveal is {self.reveal!r}; allowed: 'independent', or with distill.step_low above 0 'spread'")
         self.weights  # refuses an unknown shape
 
     @property
@@ -185,6 +195,20 @@ def draw_latents(key: PRNGKey, count: int, batch: int, stratified: bool) -> Floa
     return (jnp.arange(count)[:, None] + u) / count if stratified else u
 
 
+def log_uniform(key: PRNGKey, low: float, high: float, shape: tuple[int, ...]) -> Float[Array, "*b"]:
+    """Draws whose logarithm is uniform between those of low and high."""
+    return jnp.exp(jax.random.uniform(key, shape, minval=jnp.log(low), maxval=jnp.log(high)))
+
+
+def step_of(key: PRNGKey, x_0: Int[Array, "b d"], t: Time, length: Time, process: Absorbing, reveal: str = "independent") -> tuple[Int[Array, "b d"], Bool[Array, "b d"]]:
+    """(x_t, the sites that a step from t of a length, at most t, reveals) of a masked row: both by one threshold a site, as in jddd.sampling. t and length
+    are scalars or one a row; reveal: 'independent' or 'spread'."""
+    thresholds = spread_thresholds(key, x_0.shape) if reveal == "spread" else jax.random.uniform(key, x_0.shape)
+    rate = lambda time: jnp.broadcast_to(1 - process.schedule.alpha(time), x_0.shape[:1])[:, None]
+    masked = thresholds < rate(t)
+    return jnp.where(masked, process.mask_id, x_0), masked & (thresholds >= rate(jnp.maximum(t - length, 0.0)))
+
+
 def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> Task:
     """The training of a student, a mixture, from a teacher's parameters (`frozen`) and data x_0 (B, L). A batch lies in one zone as a whole, so that only
     one of distillation and consistency is computed. Its init is for the trainer's `initial`: a student starts from its teacher.
@@ -193,11 +217,13 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
     mixture makes M + teacher_latents. Raises ValueError for a student that is no mixture."""
     if not student.mixture:
         raise ValueError("the student of Di4C is no mixture; allowed: a network with model.latent=True")
+    if config.step_low and not isinstance(process, Absorbing):
+        raise ValueError(f"config field distill.step_low is {config.step_low} with {type(process).__name__}; allowed: 0, or an absorbing process, whose steps reveal sites")
     m = config.latents
-    known = lambda log_p, x: mixtures.with_known(log_p, x, process)
+    known = lambda log_p, x, counted=None: mixtures.with_known(log_p, x, process, counted)
 
     def at_state(params, inputs, latent):
-        return known(student(params, *inputs, latent), inputs[0])
+        return known(student(params, *inputs[:2], latent), inputs[0], inputs[2])
 
     def at_teacher(frozen, inputs, latent):
         return known(teacher(frozen, *inputs, latent), inputs[0])
@@ -225,6 +251,10 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
         t = low + (high - low) * losses.stratified_times(key_time, rows, low=1e-3)
         t = jnp.where(~is_near & (jax.random.uniform(key_start, (rows,)) < config.start_share), 1.0, t)
         x_t = process.corrupt(key_noise, x_0, t)
+        counted = process.noised(x_t)
+        if config.step_low:
+            length = log_uniform(jax.random.fold_in(key_noise, 1), config.step_low, config.step_high, t.shape)
+            x_t, counted = step_of(key_noise, x_0, t, jnp.where(is_near, 1.0, length), process, config.reveal)
         latents = draw_latents(key_latent, m, rows, config.stratified)
         if teacher.mixture:
             of_teacher = draw_latents(key_marginal, config.teacher_latents, rows, stratified=True)
@@ -232,20 +262,24 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
         else:
             log_teacher = known(teacher(frozen, x_t, t), x_t)
         log_teacher = jax.lax.stop_gradient(log_teacher)
+        inputs, log_aim = (x_t, t, counted), known(log_teacher, x_t, counted)
         options = dict(apply=at_state, together=config.together)
 
         def near_zone(params):
-            found = mixtures.visit(params, (x_t, t), latents, x_0[:, None], **options)
-            return terms(found, log_teacher, None, control_variate=config.control_variate)._replace(consistency=jnp.zeros(rows))
+            found = mixtures.visit(params, inputs, latents, x_0[:, None], **options)
+            return terms(found, log_aim, None, control_variate=config.control_variate)._replace(consistency=jnp.zeros(rows))
 
         def far_zone(params):
-            gap = jnp.exp(jax.random.uniform(key_gap, (rows,), minval=jnp.log(config.gap_low), maxval=jnp.log(config.gap_high)))
-            u = t - jnp.minimum(gap, t / 2)
+            if not config.consistency:
+                found = mixtures.visit(params, inputs, latents, x_0[:, None], mean_log=False, **options)
+                return terms(found, log_aim, None, control_variate=config.control_variate)._replace(distillation=jnp.zeros(rows), consistency=jnp.zeros(rows))
+            u = t - jnp.minimum(log_uniform(key_gap, config.gap_low, config.gap_high, t.shape), t / 2)
             targets = teacher_steps(key_teacher, frozen, log_teacher, x_t, t, u), draw_latents(key_other, m, rows, config.stratified)
             log_target, drawn = mixtures.draw(key_target, params, u, targets, apply=at_target, together=config.together)
-            log_target = log_teacher if config.target == "teacher" else log_target
-            found = mixtures.visit(params, (x_t, t), latents, jnp.concatenate([x_0[:, None], drawn], 1), mean_log=False, **options)
-            return terms(found, log_teacher, log_target, control_variate=config.control_variate)._replace(distillation=jnp.zeros(rows))
+            log_target = log_aim if config.target == "teacher" else known(log_target, x_t, counted)
+            found = mixtures.visit(params, inputs, latents, jnp.concatenate([x_0[:, None], drawn], 1), mean_log=False, **options)
+            parts = terms(found, log_aim, log_target, control_variate=config.control_variate)._replace(distillation=jnp.zeros(rows))
+            return parts._replace(consistency=config.consistency * parts.consistency)
 
         parts = jax.lax.cond(is_near, near_zone, far_zone, params)
         return total(parts, t, weights=config.weights).mean(), {name: value.mean() for name, value in parts._asdict().items()}
@@ -254,10 +288,12 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
 
 
 @functools.partial(jax.jit, static_argnames=("student", "process", "count"))
-def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, count: int = 64) -> Float[Array, "b"]:
+def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: float | None = None, count: int = 64) -> Float[Array, "b"]:
     """log mean_j prod_d p_j,d(x_0) - sum_d log mean_j p_j,d(x_0) in nats at a noising x_t of each row: how much likelier the data are by the student's
-    correlations than by its marginals. `count` fixed latents, one after another; 0 for a product."""
+    correlations than by its marginals, over the noised sites that a step of length `step` reveals (None: all). `count` fixed latents, one after another;
+    at most log(count), and 0 for a product."""
     x_t = process.corrupt(key, x_0, t)
-    apply = lambda params, inputs, latent: mixtures.with_known(student(params, *inputs, latent), inputs[0], process)
-    found = mixtures.over_latents(params, (x_t, t), mixtures.latents_of(count, len(x_0)), x_0[:, None], apply=apply, mean_log=False)
+    x_t, counted = (x_t, process.noised(x_t)) if step is None else step_of(key, x_0, t, step, process)
+    apply = lambda params, inputs, latent: mixtures.with_known(student(params, *inputs[:2], latent), inputs[0], process, inputs[2])
+    found = mixtures.over_latents(params, (x_t, t, counted), mixtures.latents_of(count, len(x_0)), x_0[:, None], apply=apply, mean_log=False)
     return -datapoint(found)[:, 0]

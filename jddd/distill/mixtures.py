@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jddd.types import Denoiser, Params, PRNGKey
 
@@ -36,9 +36,12 @@ def _gather(log_p, points):
     return jnp.take_along_axis(log_p, points.swapaxes(1, 2), -1).swapaxes(1, 2)
 
 
-def with_known(log_p: Float[Array, "b d v"], x_t: Int[Array, "b d"], process) -> Float[Array, "b d v"]:
-    """log p(x_0 | x_t) with what x_t shows put in: a clean site of a masked process keeps its symbol, so it costs nothing and has no gradient."""
-    return jnp.where(process.noised(x_t)[..., None], log_p, process.log_evidence(x_t, 1.0).astype(log_p.dtype))
+def with_known(log_p: Float[Array, "b d v"], x_t: Int[Array, "b d"], process, counted: Bool[Array, "b d"] | None = None) -> Float[Array, "b d v"]:
+    """log p(x_0 | x_t) with what x_t shows put in: a clean site of a masked process keeps its symbol, so it costs nothing and has no gradient.
+
+    counted: the noised sites that are to cost anything, by default all; the others of a masked process have 0 for every symbol."""
+    counted = process.noised(x_t) if counted is None else counted
+    return jnp.where(counted[..., None], log_p, process.log_evidence(x_t, 1.0).astype(log_p.dtype))
 
 
 def mixture(log_p: Float[Array, "b m d s"], points: Int[Array, "b n d"]) -> Mixture:
