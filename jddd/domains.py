@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jddd import build, countdown, pretrained, report, text_report
+from jddd import build, countdown, judges, pretrained, report, text_report
 from jddd.data import molecules as molecule_data
 from jddd.metrics import countdown as countdown_metrics
 from jddd.metrics import molecules as molecule_metrics
 from jddd.metrics import sequences
+from jddd.metrics.generative import JudgeScorer
 from jddd.metrics.text import Scorer
 from jddd.models import exact
 
@@ -40,16 +41,27 @@ def _texts(tokenizer, samples: dict[str, np.ndarray]) -> str:
     return report.samples({name: [tokenizer.decode(row) for row in drawn[:3]] for name, drawn in samples.items()})
 
 
+def scorer(network: build.Network, judge: str, vocabulary: frozenset[str], *, repeats: int) -> Scorer | JudgeScorer:
+    """What scores the network's samples of text: a judge of jddd's own, by name or path, which reads the same symbols; or a published one, which reads the
+    text (jddd.judges: a folder, a .gguf file or a hub id). Raises ValueError for a network that is no judge or reads other symbols."""
+    if judges.known(judge):
+        return JudgeScorer(judges.load(judge), network.tokenizer, vocabulary, repeats)
+    found = pretrained.load(judge)
+    if found.network.process is not None or found.network.tokenizer != network.tokenizer:
+        raise ValueError(f"config field judge is {judge!r}; allowed: an autoregressive network with the teacher's symbols, or a published judge: a folder, a .gguf file or a hub id")
+    return Scorer(found, vocabulary, repeats)
+
+
 def text(network: build.Network, corpora: dict, judge: str, *, samples: int, repeats: int) -> Domain:
     """Text, scored by an autoregressive judge; raises ValueError where the judge reads other symbols."""
-    scorer = pretrained.load(judge)
-    if scorer.network.process is not None or scorer.network.tokenizer != network.tokenizer:
-        raise ValueError(f"config field judge is {judge!r}; allowed: an autoregressive network with the teacher's symbols")
-    vocabulary = frozenset(network.tokenizer.decode(corpora["train"].symbols).split(" "))
+    score = scorer(network, judge, frozenset(network.tokenizer.decode(corpora["train"].symbols).split(" ")), repeats=repeats)
+    published = isinstance(score, JudgeScorer)
     panels = {"judge_bits": "judge bits a character (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
     note = "Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only."
+    if published:
+        note += f" Generative perplexity: {score.protocol.stated(score.judge)}. Token entropy: of the sampler's symbols within a sample, mean over samples."
     show = functools.partial(_texts, network.tokenizer)
-    return Domain(text_report.COLUMNS, text_report.HEADLINE, panels, Scorer(scorer, vocabulary, repeats), show, corpora["test"].windows(samples), note)
+    return Domain(text_report.columns(published), text_report.HEADLINE, panels, score, show, corpora["test"].windows(samples), note)
 
 
 def molecules(network: build.Network, corpora: dict, *, samples: int, references: int = 2000) -> Domain:

@@ -14,7 +14,14 @@ COLUMNS = {
     "sampler": "sampler", "grid": "grid", "nfe": "NFE", "judge_bits": "judge bits/char", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
     "words": "words known", "distinct_4": "distinct 4-grams", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
 }  # fmt: skip
+JUDGED = {"generative_perplexity": "generative perplexity, a token of the judge", "token_entropy": "token entropy, nats"}  # what a published judge has besides
 HEADLINE = ["judge_bits", "entropy_4"]
+
+
+def columns(published: bool) -> dict[str, str]:
+    """The columns of a table; published: with the figures of a published judge (jddd.metrics.generative), perplexity and entropy side by side."""
+    (*first, bits), rest = list(COLUMNS.items())[:4], list(COLUMNS.items())[4:]
+    return dict([*first, *JUDGED.items(), bits, *rest]) if published else COLUMNS
 
 
 def _quality_entropy(result: dict) -> Figure:

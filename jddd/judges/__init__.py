@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from jddd.data.subwords import Subwords
 from jddd.judges import folders, gguf_files
 from jddd.models import lm
 from jddd.models.lm import LMConfig
+from jddd.pretrained import hub
 
 WANTED_FILES = ("*.json", "*.safetensors", "merges.txt")  # of a hub repository
 BUCKET = 64  # rows are padded to a multiple of this, so that texts of many lengths compile a few times only
@@ -30,24 +31,24 @@ class Judge(NamedTuple):
 
 
 def known(name: str | Path) -> bool:
-    """Whether a name is that of a published judge: a .gguf file, a folder with a config.json, or a hub id, owner/name, that is no path here."""
+    """Whether a name is that of a published judge: a .gguf file, a folder with a config.json, or a hub id, owner/name or owner/name@revision, that is no path here."""
     path = Path(name)
     if path.suffix == ".gguf" or (path / "config.json").is_file():
         return True
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", str(name))) and not any(Path(f"{name}{end}").exists() for end in ("", ".safetensors", ".json"))
+    return bool(hub.ID.fullmatch(str(name))) and not any(Path(f"{name}{end}").exists() for end in ("", ".safetensors", ".json"))
 
 
-def load(name: str | Path, *, tokenizer: str | Path = "", dtype: str = "float32", revision: str = "") -> Judge:
-    """The judge of a folder (config.json, model.safetensors or shards, tokenizer files), a .gguf file or a hub id.
+def load(name: str | Path, *, tokenizer: str | Path = "", dtype: str = "float32") -> Judge:
+    """The judge of a folder (config.json, model.safetensors or shards, tokenizer files), a .gguf file or a hub id (owner/name or owner/name@revision).
 
     tokenizer: a path for jddd.data.subwords where the judge's own files hold none; dtype: of parameters and activations, 'float32' or 'bfloat16' (half the
-    memory; softmaxes and log-probabilities stay float32); revision: of a hub repository. Raises ValueError naming the first offending file, field or
-    tensor, the shape found and the shape expected."""
+    memory; softmaxes and log-probabilities stay float32). Raises ValueError naming the first offending file, field or tensor, the shape found and the
+    shape expected."""
     path = Path(name)
     if not path.exists() and path.suffix != ".gguf":
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        if not hub.ID.fullmatch(str(name)):
             raise ValueError(f"judge {str(name)!r} does not exist; allowed: a folder with config.json and model.safetensors, a .gguf file, or a hub id, owner/name")
-        path = _from_hub(str(name), revision)
+        path = _from_hub(str(name))
     config, params = gguf_files.load(path, dtype) if path.suffix == ".gguf" else folders.load(path, dtype)
     symbols = Subwords(str(tokenizer or path))
     if symbols.size > config.symbols:
@@ -55,17 +56,18 @@ def load(name: str | Path, *, tokenizer: str | Path = "", dtype: str = "float32"
     return Judge(str(name), config, params, symbols)
 
 
-def _from_hub(name: str, revision: str) -> Path:
-    """The repository in huggingface_hub's usual cache; the revision is printed, so that a table can say what judged it."""
+def _from_hub(name: str) -> Path:
+    """All files of a judge, shards and tokenizer too, in huggingface_hub's usual cache; the revision is printed, so that a table can say what judged it."""
     try:
         from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise ValueError(f"judge {name!r} is a hub id, which needs the package huggingface_hub: pip install 'jddd[hub]'") from error
+    except ImportError:
+        raise ValueError(f"judge {name!r} does not exist here; as an id of the Hugging Face hub it needs the package huggingface_hub: pip install 'jddd[hub]'") from None
+    owner, _, revision = name.partition("@")
     try:
-        found = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(WANTED_FILES)))
-    except Exception as error:  # no network, no such repository, no access
-        raise ValueError(f"judge {name!r} could not be had from the hub: {type(error).__name__} {str(error).splitlines()[0][:200] if str(error) else ''}") from None
-    print(f"judge {name}, revision {found.name}")
+        found = Path(snapshot_download(owner, revision=revision or None, allow_patterns=list(WANTED_FILES)))
+    except Exception as error:  # no such repository or revision, no rights, no connection: types of several libraries
+        raise ValueError(f"judge {name!r} cannot be had from the Hugging Face hub: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
+    print(f"{owner}: revision {found.name} (pin it as {owner}@{found.name})", file=sys.stderr)
     return found
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jddd import judges
 from jddd.judges import Judge
+from jddd.metrics import text
 
 FIRST = ("skip", "start")
 MEANS = ("tokens", "sequences")
@@ -159,3 +160,41 @@ def summary(rows: Rows, judge: Judge, protocol: Protocol = Protocol(), own: Sequ
 def perplexity(judge: Judge, samples, protocol: Protocol = Protocol(), *, own=None, progress: bool = False) -> GenerativePerplexity:
     """Generative perplexity and entropy of samples, texts or rows of the judge's tokens: `score`, then `summary`."""
     return summary(score(judge, samples, protocol, progress=progress), judge, protocol, own)
+
+
+class JudgeScorer(NamedTuple):
+    """Scores samples of text under a published judge, whatever their own symbols: a Bench's `score`, beside jddd.metrics.text.Scorer.
+
+    tokenizer: of the samples; vocabulary: the words of the training text; repeats: resamples of a bootstrap interval."""
+
+    judge: Judge
+    tokenizer: Any
+    vocabulary: frozenset[str]
+    repeats: int
+    protocol: Protocol = Protocol()
+
+    @property
+    def params(self) -> Any:
+        return self.judge.params
+
+    def _rows(self, samples: np.ndarray) -> Rows:
+        return score(self.judge, [self.tokenizer.decode(row) for row in samples], self.protocol)
+
+    def bits(self, samples: np.ndarray) -> np.ndarray:
+        """The judge's bits a character of each sample (N, L), (N,); nan for one of a single token."""
+        return _bits(self._rows(samples))
+
+    def __call__(self, samples: np.ndarray) -> dict:
+        """All figures of samples (N, L): those of jddd.metrics.text.score, with bits a character of the judge as judge_bits; generative_perplexity of the
+        judge's tokens, and beside it token_entropy in nats of the sampler's symbols within a sample, with their intervals (95 %)."""
+        rows = self._rows(samples)
+        found = summary(rows, self.judge, self.protocol, own=samples)
+        texts = [self.tokenizer.decode(row) for row in samples]
+        spread = lambda value, error: (value - 1.96 * error, value + 1.96 * error)
+        figures = {"generative_perplexity": found.perplexity, "generative_perplexity_interval": spread(found.perplexity, found.perplexity_error)}
+        figures |= {"token_entropy": found.entropy, "token_entropy_interval": spread(found.entropy, found.entropy_error)}
+        return figures | text.score(np.asarray(samples), _bits(rows), texts, self.vocabulary, repeats=self.repeats)
+
+
+def _bits(rows: Rows) -> np.ndarray:
+    return np.where(rows.characters > 0, rows.nll / np.log(2) / np.maximum(rows.characters, 1), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,14 @@ class Scorer(NamedTuple):
     vocabulary: frozenset[str]
     repeats: int
 
+    @property
+    def tokenizer(self) -> Any:
+        return self.judge.network.tokenizer
+
+    @property
+    def params(self) -> Any:
+        return self.judge.params
+
     def bits(self, samples: np.ndarray) -> np.ndarray:
         """The judge's bits a symbol of each sample, (N,)."""
         network = self.judge.network
@@ -82,5 +90,5 @@ class Scorer(NamedTuple):
 
     def __call__(self, samples: np.ndarray) -> dict:
         """All figures of samples (N, L), see `score`."""
-        texts = [self.judge.network.tokenizer.decode(row) for row in samples]
+        texts = [self.tokenizer.decode(row) for row in samples]
         return score(samples, self.bits(samples), texts, self.vocabulary, repeats=self.repeats)
