@@ -4,6 +4,7 @@
 difference of every array is printed: python -m pytest -n 0 -s tests/test_published.py -k golden
 """
 
+import dataclasses
 import json
 import runpy
 import shutil
@@ -15,11 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jddd import build, checkpoints, grids, pretrained, rounds, sampling, students
+from jddd import build, checkpoints, grids, pretrained, rounds, sampling
 from jddd.distill import lsd, mixtures
 from jddd.models import ddit, dit
 from jddd.pretrained import layouts
-from jddd.writers import Stages
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "fixtures" / "published"
@@ -154,8 +154,8 @@ def cut(share):
 
 QKV = "backbone.blocks.1.attn_qkv.weight"
 BAD = {
-    "renamed": ("mdlm_dit", edited(lambda flat: flat.update({"backbone.blocks.1.qkv.weight": flat.pop(QKV)})), {}, "tensor 'blocks.1.attn_qkv.weight' is missing: found none, expected shape (144, 48); the file has 'backbone.blocks.1.qkv.weight' of shape (144, 48), which is not expected"),
-    "missing": ("mdlm_dit", edited(lambda flat: flat.pop("backbone.output_layer.linear.bias")), {}, "tensor 'output_layer.linear.bias' is missing: found none, expected shape (31,)"),
+    "renamed": ("mdlm_dit", edited(lambda flat: flat.update({"backbone.blocks.1.qkv.weight": flat.pop(QKV)})), {}, "tensor 'backbone.blocks.1.attn_qkv.weight' is missing: found none, expected shape (144, 48); the file has 'backbone.blocks.1.qkv.weight' of shape (144, 48), which is not expected"),
+    "missing": ("mdlm_dit", edited(lambda flat: flat.pop("backbone.output_layer.linear.bias")), {}, "tensor 'backbone.output_layer.linear.bias' is missing: found none, expected shape (31,)"),
     "mis-shaped": ("mdlm_dit", edited(lambda flat: flat.update({QKV: flat[QKV][:-1].copy()})), {}, f"tensor '{QKV}' has shape (143, 48), expected (144, 48)"),
     "transposed": ("mdlm_dit", edited(lambda flat: flat.update({QKV: flat[QKV].T.copy()})), {}, f"tensor '{QKV}' has shape (48, 144), expected (144, 48)"),
     "NaN": ("mdlm_dit", edited(lambda flat: flat.update({QKV: np.where(flat[QKV] > 0, np.float32(np.nan), flat[QKV])})), {}, f"tensor '{QKV}' of shape (144, 48) holds NaN or infinity, expected finite numbers of shape (144, 48)"),
@@ -168,8 +168,8 @@ BAD = {
     "empty": ("mdlm_dit", cut(0.0), {}, "is damaged or truncated"),
     "another size": ("mdlm_dit", configured(hidden_dim=96), {}, "tensor 'backbone.vocab_embed.embedding' has shape (31, 48), expected (31, 96)"),
     "another vocabulary": ("mdlm_dit", configured(vocab_size=50258), {}, "tensor 'backbone.vocab_embed.embedding' has shape (31, 48), expected (50258, 48)"),
-    "another depth": ("mdlm_dit", configured(n_blocks=3), {}, "tensor 'blocks.2.norm1.weight' is missing: found none, expected shape (48,)"),
-    "heads": ("mdlm_dit", configured(n_heads=5), {}, "model.width is 48 and model.heads 5"),
+    "another depth": ("mdlm_dit", configured(n_blocks=3), {}, "tensor 'backbone.blocks.2.norm1.weight' is missing: found none, expected shape (48,)"),
+    "heads": ("mdlm_dit", configured(n_heads=5), {}, "config.json describes no network: model.width is 48 and model.heads 5"),
     "a size that is none": ("mdlm_dit", configured(n_heads="three"), {}, "n_heads 'three'; allowed: a whole number of 1 or more"),
     "no length": ("mdlm_dit", configured(model_length=None), {}, "model_length None; allowed"),
     "no JSON": ("mdlm_dit", lambda folder: (folder / "config.json").write_text("{"), {}, "config.json' is not JSON"),
@@ -230,7 +230,8 @@ def test_prefixes_types_and_missing_configs(tmp_path):
 
 def test_hub_id_is_read_from_the_cache(tmp_path, monkeypatch, capsys):
     """A cache made by hand, offline: the revision that main points to, a revision that is named, and ids that are not there."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    from huggingface_hub import constants
+
     repository = tmp_path / "models--someone--tiny"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text("a" * 40)
@@ -275,7 +276,7 @@ def test_export_to_other_layouts(tmp_path, key):
         other = pretrained.load(pretrained.export(found, tmp_path / found.description["family"], family="mdlm"))
         assert other.description["family"] == "mdlm" and other.process == found.process
         x_t = jnp.where(x == 27, mask, x)
-        np.testing.assert_allclose(other.denoiser(other.params, x_t, t), found.denoiser(found.params, x_t, t), atol=1e-6)
+        np.testing.assert_allclose(other.denoiser(other.params, x_t, t), found.denoiser(found.params, x_t, t), atol=TOLERANCE)
     for found, family, message in ((sdtt, "sedd", "scores"), (duo, "mdlm", "process"), (sdtt, "di4c", "latent"), (sedd, "radd", "scores|time"), (sdtt, "gpt", "allowed: sedd"), (sdtt, "duo", "process")):
         with pytest.raises(ValueError, match=message):
             pretrained.export(found, tmp_path / "no", family=family)
@@ -321,8 +322,8 @@ def test_the_head_is_the_linear_layer(key):
     x = jax.random.randint(key, (2, 24), 0, 28)
     hidden = found.denoiser.features(found.params, x, 0.5)
     whole = found.denoiser.head(found.params, hidden)
-    np.testing.assert_allclose(found.denoiser.head(found.params, hidden.reshape(48, -1)[7:11]), whole.reshape(48, -1)[7:11], atol=1e-6)
-    np.testing.assert_allclose(whole, jax.nn.log_softmax(found.network(x, 0.0)[..., :27], -1), atol=1e-6)
+    np.testing.assert_allclose(found.denoiser.head(found.params, hidden.reshape(48, -1)[7:11]), whole.reshape(48, -1)[7:11], atol=TOLERANCE)
+    np.testing.assert_allclose(whole, jax.nn.log_softmax(found.network(x, 0.0)[..., :27], -1), atol=TOLERANCE)
 
 
 def test_bfloat16_activations(key):
@@ -337,14 +338,17 @@ def test_bfloat16_activations(key):
 
 @pytest.mark.parametrize("name", ["sedd_absorb", "mdlm_dit", "duo_dit"])
 def test_lsd_students(name):
-    """LSD and LSD+ learn from an imported teacher, and sample it."""
+    """LSD and LSD+ learn from chains of an imported teacher, and sample it. (The measured curve of random weights is no curve of any data, so path KL, which
+    learns from it, has nothing to be tested on here.)"""
     found = pretrained.load(FOLDER / name)
-    windows = np.random.default_rng(0).integers(0, found.process.symbols, (32, found.network.length)).astype(np.int32)
+    shape, config = (2, found.network.length), lsd.LSDConfig(objective="paper", steps=3, teacher_steps=8, rounds=1)
     common = dict(denoiser=found.denoiser, process=found.process, params=found.params)
-    learned = students.distil_all(windows, lsd.LSDConfig(steps=3), Stages(), nfe=(2,), **common)
-    student = next(entry for entry in learned.entries if entry.sampler.startswith("LSD+")).student
-    samples = sampling.sampler(found.denoiser, found.process, (2, found.network.length))(jax.random.key(1), found.params, student)
-    assert {"LSD", "LSD+ (Tweedie)"} <= {entry.sampler for entry in learned.entries} and int(samples.max()) < found.process.symbols
+    chain = lsd.teacher_chain(jax.random.key(1), found.params, shape, denoiser=found.denoiser, process=found.process, solver="euler", config=config)
+    for learn_times in (False, True):
+        student = lsd.distil(2, dataclasses.replace(config, learn_times=learn_times), solver="euler", chain=chain, **common)
+        assert student.count == 2 and np.isfinite(student.coefficients).all() and (np.asarray(student.coefficients) != 1).any()
+    samples = sampling.sampler(found.denoiser, found.process, shape, solver="euler")(jax.random.key(1), found.params, student)
+    assert 0 <= int(samples.min()) and int(samples.max()) < found.process.symbols
 
 
 @pytest.fixture(scope="module")

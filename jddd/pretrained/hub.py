@@ -17,18 +17,17 @@ def fetch(name: str, *, average: bool = False) -> Path:
 
     With HF_HUB_OFFLINE=1 the cache alone is asked. Raises ValueError where huggingface_hub is missing or the files cannot be had."""
     try:
-        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub import constants, errors, hf_hub_download
     except ImportError:
         raise ValueError(f"network {name!r} does not exist here; as an id of the Hugging Face hub it needs the package huggingface_hub: pip install 'jddd[hub]'") from None
     owner, _, revision = name.partition("@")
-    first, reasons = None, []
+    first = None
     for wanted in ("config.json", *(AVERAGED if average else files.NAMES)):
         try:
-            file = Path(hf_hub_download(owner, wanted, revision=(first.parent.name if first else revision) or None))
-        except errors.LocalEntryNotFoundError as error:  # not cached, and the hub cannot be asked
-            reasons.append(str(error))
-            continue
-        except errors.EntryNotFoundError:
+            file = Path(hf_hub_download(owner, wanted, revision=(first.parent.name if first else revision) or None, local_files_only=constants.HF_HUB_OFFLINE))
+        except errors.EntryNotFoundError as error:
+            if first is None and isinstance(error, errors.LocalEntryNotFoundError):  # not cached, and the hub was not or cannot be asked
+                raise ValueError(f"network {name!r} does not exist here, and as an id of the Hugging Face hub it is not in the cache: {' '.join(str(error).split())[:200]}") from None
             continue
         except Exception as error:  # no such repository or revision, no rights, no connection: types of several libraries
             raise ValueError(f"network {name!r} cannot be had from the Hugging Face hub: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
@@ -37,6 +36,4 @@ def fetch(name: str, *, average: bool = False) -> Path:
             print(f"{owner}: revision {file.parent.name} (pin it as {owner}@{file.parent.name})", file=sys.stderr)
         if wanted != "config.json":
             return file
-    if reasons and first is None:
-        raise ValueError(f"network {name!r} does not exist here, and as an id of the Hugging Face hub it is not in the cache: {' '.join(reasons[0].split())[:200]}")
     raise ValueError(f"network {name!r} of the Hugging Face hub has none of {', '.join(AVERAGED if average else files.NAMES)}")

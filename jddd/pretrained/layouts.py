@@ -99,11 +99,13 @@ def to_params(flat: dict[str, np.ndarray], config: ddit.DDiTConfig, where: str) 
             raise ValueError(f"{where}: tensor {name!r} of shape {flat[name].shape} is there twice, as {found[bare(name)]!r} too; expected one of them")
         if bare(name) not in BUFFERS:
             found[bare(name)] = name
+    first = next(iter(found.items()), ("", ""))
+    prefix = first[1].removesuffix(first[0])
     extra = [found[name] for name in found if name not in {tensor.name for tensor in wanted}]
     for tensor in wanted:
         if tensor.name not in found:
             instead = f"; the file has {extra[0]!r} of shape {flat[extra[0]].shape}, which is not expected" if extra else ""
-            raise ValueError(f"{where}: tensor {tensor.name!r} is missing: found none, expected shape {tensor.shape}{instead}")
+            raise ValueError(f"{where}: tensor {prefix + tensor.name!r} is missing: found none, expected shape {tensor.shape}{instead}")
         array = flat[found[tensor.name]]
         if array.shape != tensor.shape:
             raise ValueError(f"{where}: tensor {found[tensor.name]!r} has shape {array.shape}, expected {tensor.shape}")
@@ -159,7 +161,8 @@ def family_of(config: dict, names: set[str], told: str, where: str) -> str:
     found = recognise(config, names)
     if not (told or found):
         raise ValueError(f"{where}: neither config.json nor the tensors say which family this is; allowed: family= one of {', '.join(FAMILIES)}")
-    if told and found and told != found[0] and {told, found[0]} != {"mdlm", "sdtt"}:  # the same layout and the same law
+    alike = [{"mdlm", "sdtt"}] + ([] if names else [{"sedd", "radd"}])  # of one layout and one law; of one config, told apart by their tensors
+    if told and found and told != found[0] and {told, found[0]} not in alike:
         raise ValueError(f"{where}: family is {told!r}, but {found[1]}; allowed: {found[0]!r}, or a checkpoint of {told!r}")
     return told or found[0]
 
@@ -200,7 +203,10 @@ def describe(config: dict, family_name: str, shapes: dict[str, tuple[int, ...]],
         raise ValueError(f"{where}: config.json has causal true; allowed: false")
     length = sizes.pop("length")
     conditioned = family.conditioned if family.conditioned is not None else any(look(config, path) is True for path in ("time_conditioning", "algo.time_conditioning"))
-    sized = ddit.DDiTConfig(**sizes, outputs=sizes["states"], time_conditioning=conditioned, latent=family.latent, scores=family.scores)
+    try:
+        sized = ddit.DDiTConfig(**sizes, outputs=sizes["states"], time_conditioning=conditioned, latent=family.latent, scores=family.scores)
+    except ValueError as error:
+        raise ValueError(f"{where}: config.json describes no network: {error}") from None
     return {"family": family_name, "data": {"tokenizer": "", "length": length}, "process": process, "model": dataclasses.asdict(sized), "metrics": {}, "config": config}
 
 
