@@ -40,6 +40,12 @@ def direct(tiny, row):
 TEXTS = ["the cat sat on the mat.", "the end<|endoftext|>the start<|endoftext|><|endoftext|>a", "x", "and the dog sat by the door all the day.", ""]
 
 
+class Startless:
+    """A tokenizer whose files name no start symbol."""
+
+    start = None
+
+
 # ------------------------------------------------------------------------------------------------------------------------------------------ perplexity
 def test_the_default_protocol_in_its_own_words(tiny):
     """exp of the mean over all tokens of all samples; the first of a window and later ends of text are not scored; the rest is counted."""
@@ -121,7 +127,7 @@ def test_protocols_that_are_refused(tiny):
     with pytest.raises(ValueError, match="allowed: 1 to 48, each in 0 .. 96"):
         generative.score(tiny, np.full((1, 5), 97))
     with pytest.raises(ValueError, match="no start symbol"):
-        generative.score(tiny._replace(tokenizer=Characters()), ["a"], Protocol(first="start"))
+        generative.score(tiny._replace(tokenizer=Startless()), ["a"], Protocol(first="start"))
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------------ MAUVE
@@ -132,13 +138,13 @@ def test_mauve_of_equal_and_disjoint():
     for scaling in (1.0, 2.0, 5.0):
         limit = scaling * math.gamma(scaling) * math.gamma(scaling + 1) / math.gamma(2 * scaling + 1)
         # the trapezoidal rule on n points of a smooth curve: an error of the order of n^-2
-        assert mauve.score([1, 0], [0, 1], scaling=scaling, points=4001) == pytest.approx(limit, rel=1e-4)
-    assert mauve.score([1, 0], [0, 1]) == pytest.approx(1 / 252, rel=0.03)  # the default 25 points
+        assert mauve.score(np.array([1, 0]), np.array([0, 1]), scaling=scaling, points=4001) == pytest.approx(limit, rel=1e-4)
+    assert mauve.score(np.array([1, 0]), np.array([0, 1])) == pytest.approx(1 / 252, rel=0.03)  # the default 25 points
 
 
 def test_mauve_of_two_bins_by_hand():
     """Every point of the curve from the two logarithms it is made of, and the area by summing trapezoids over one axis and over the other."""
-    p, q, scaling, points = (0.7, 0.3), (0.4, 0.6), 5.0, 25
+    p, q, scaling, points = np.array([0.7, 0.3]), np.array([0.4, 0.6]), 5.0, 25
     curve = [(0.0, 1.0)]
     for i in range(points):
         w = (1 - 1e-6) + i * ((1e-6) - (1 - 1e-6)) / (points - 1)
@@ -146,13 +152,13 @@ def test_mauve_of_two_bins_by_hand():
         kl = lambda s: sum(a * math.log(a / c) for a, c in zip(s, r))
         curve.append((math.exp(-scaling * kl(q)), math.exp(-scaling * kl(p))))
     curve.append((1.0, 0.0))
-    np.testing.assert_allclose(mauve.divergence_curve(np.array(p), np.array(q)), curve, rtol=1e-10)
+    np.testing.assert_allclose(mauve.divergence_curve(p, q), curve, rtol=1e-10)
     pairs = list(zip(curve, curve[1:]))
     over_x = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
     over_y = sum((a[1] - b[1]) * (a[0] + b[0]) / 2 for a, b in pairs)
     assert mauve.score(p, q) == pytest.approx((over_x + over_y) / 2, abs=1e-12)
     assert mauve.score(p, q) == pytest.approx(mauve.score(q, p), abs=1e-12)  # symmetric
-    assert 1 / 252 < mauve.score((0.9, 0.1), q) < mauve.score(p, q) < 1
+    assert 1 / 252 < mauve.score(np.array([0.9, 0.1]), q) < mauve.score(p, q) < 1
 
 
 def test_mauve_of_features():
@@ -169,7 +175,7 @@ def test_mauve_of_features():
     with pytest.raises(ValueError, match="in 50 clusters"):
         mauve.mauve(a[:20], b[:20], clusters=50)
     with pytest.raises(ValueError, match="of the same clusters"):
-        mauve.score([1, 2], [1, 2, 3])
+        mauve.score(np.ones(2), np.ones(3))
 
 
 def test_principal_axes():
@@ -238,8 +244,8 @@ def test_a_published_judge_in_a_table(tiny):
     network = build.Network(Characters(), "a process", None, None, 24)
     scorer = domains.scorer(network, tiny.name, frozenset(["the", "cat"]), repeats=20)
     assert isinstance(scorer, JudgeScorer)
-    texts = ["the cat sat on the mat xx", "a dog sat by the door now", "the end of the day is it "]
-    samples = np.stack([Characters().encode(line.ljust(25, "z"))[:25] for line in texts]).astype(np.int32)
+    texts = ["the cat sat on the mat x", "a dog sat by the door no", "the end of the day is it"]
+    samples = np.stack([Characters().encode(line)[:24] for line in texts]).astype(np.int32)
     figures = scorer(samples)
     shown = [Characters().decode(row) for row in samples]
     want = generative.perplexity(tiny, shown, own=samples)
