@@ -346,7 +346,8 @@ def test_lsd_students(name):
     chain = lsd.teacher_chain(jax.random.key(1), found.params, shape, denoiser=found.denoiser, process=found.process, solver="euler", config=config)
     for learn_times in (False, True):
         student = lsd.distil(2, dataclasses.replace(config, learn_times=learn_times), solver="euler", chain=chain, **common)
-        assert student.count == 2 and np.isfinite(student.coefficients).all() and (np.asarray(student.coefficients) != 1).any()
+        moved = np.abs(student.times - grids.uniform(2)).max() if learn_times else np.abs(student.coefficients - 1).max()
+        assert student.count == 2 and 0 < moved < 0.5  # LSD+ moves its times, LSD its coefficients
     samples = sampling.sampler(found.denoiser, found.process, shape, solver="euler")(jax.random.key(1), found.params, student)
     assert 0 <= int(samples.min()) and int(samples.max()) < found.process.symbols
 

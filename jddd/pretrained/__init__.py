@@ -94,7 +94,7 @@ def load(name: str | Path, *, family: str = "", config: dict | None = None, aver
 def _published(name: str, **options) -> Pretrained:
     path = Path(name).expanduser()
     file = path if path.exists() else path.with_name(path.name + ".safetensors")
-    if not file.exists():
+    if not (name and file.exists()):
         if not hub.ID.fullmatch(name):
             raise ValueError(f"network {name!r} does not exist; allowed: {', '.join(names())}, the path of a .safetensors file or of a folder with a published checkpoint, or an id 'owner/name' of the Hugging Face hub")
         file = hub.fetch(name, average=options["average"])
