@@ -20,12 +20,12 @@ from jddd import judges, runs
 from jddd.metrics import bleu, generative, mauve
 from jddd.metrics.generative import Protocol
 
-LIKE = """MAUVE, self-BLEU: of how the texts relate to others. protocol defaults are MDLM's: samples are decoded, read by the judge's tokenizer, truncated at 1024
+PROTOCOL = """The protocol's defaults are MDLM's: samples are decoded, read by the judge's tokenizer, truncated at 1024
 tokens, cut into windows of 1024, the first token of each unscored; exp of the mean NLL over all tokens. SEDD's: --mean=sequences --repeated-ends."""
 
 
 def read(file: str | Path, field: str = "text") -> list[str]:
-    """Texts of a file: one a line, or of a .jsonl or .json(l) file each line's string, or its `field`. Empty lines are left out.
+    """Texts of a file: one a line, or of a .jsonl file each line's string, or its `field`. Empty lines are left out.
 
     Raises ValueError naming the file, and the line that is not as it should be."""
     path = Path(file).expanduser()
@@ -66,7 +66,7 @@ def lines(found: generative.GenerativePerplexity) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     defaults = Protocol()
-    parser = argparse.ArgumentParser(prog="python -m jddd.judge", description=__doc__, epilog=LIKE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m jddd.judge", description=__doc__, epilog=PROTOCOL, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge", required=True, help="a folder with config.json and model.safetensors, a .gguf file, or a hub id (owner/name@revision)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--texts", help="a file: one text a line, or JSON lines (.jsonl) of strings or of objects with --field")
