@@ -13,10 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, checkpoints, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers, text_report
+from jddd import build, checkpoints, domains, evaluate, grids, pretrain, pretrained, processes, report, runs, sampling, solvers, text_report
 from jddd.distill import lsd
 from jddd.evaluate import Bench
 from jddd.metrics import sequences
+from jddd.metrics.generative import JudgeScorer
 from jddd.metrics.text import Scorer
 from jddd.runs import Entry
 from jddd.students import distil_all
@@ -80,9 +81,9 @@ def tune(bench: Bench, network: build.Network, entry: Entry, target: float, size
     return best["entry"], [{k: v for k, v in t.items() if k != "entry"} for t in trials]
 
 
-def judge_order(scorer: Scorer, held_out: np.ndarray, teacher: np.ndarray, few: np.ndarray, few_name: str, seed: int) -> list[dict]:
+def judge_order(scorer: Scorer | JudgeScorer, held_out: np.ndarray, teacher: np.ndarray, few: np.ndarray, few_name: str, seed: int) -> list[dict]:
     """Judge bits of held-out text (N, L), teacher samples, few-step samples, held-out text with its words shuffled, and letters drawn uniformly."""
-    tokenizer = scorer.judge.network.tokenizer
+    tokenizer = scorer.tokenizer
     generator = np.random.default_rng(seed)
     shuffled = []
     for line in held_out:
@@ -117,24 +118,22 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     settings = build.section(lsd.LSDConfig, config.distill, "distill")
     sizes = build.section(ReportConfig, config.report, "report")
     with stages("load the teacher, the judge and the text"):
-        teacher, judge = pretrained.load(config.teacher), pretrained.load(config.judge)
-        teacher, data = pretrained.with_data(teacher, data)
+        teacher, data = pretrained.with_data(pretrained.load(config.teacher), data)
         network = teacher.network
         if network.denoiser.mixture:
             raise ValueError(f"config field teacher is {config.teacher!r}, a mixture; allowed: a product (configs/di4c_text.py compares mixtures, LSD+ on them too)")
-        if network.process is None or judge.network.process is not None:
-            raise ValueError(f"config fields teacher, judge are {config.teacher!r}, {config.judge!r}; allowed: a denoiser and an autoregressive judge")
-        if network.tokenizer != judge.network.tokenizer:
-            raise ValueError("config fields teacher and judge have different symbols; allowed: networks of one tokenizer")
+        if network.process is None:
+            raise ValueError(f"config field teacher is {config.teacher!r}, an autoregressive network; allowed: a denoiser")
         train, test = (build.corpus(data, network.tokenizer, split) for split in ("train", "test"))
         windows = train.windows(sizes.profile_windows)
         windows = windows[: len(windows) // 32 * 32]
         if not len(windows):
             raise ValueError(f"config field report.profile_windows is {sizes.profile_windows} and the text has {len(train.windows())} windows; allowed: at least 32 of both")
-        digests = {name: checkpoints.digest(net.params) for name, net in (("teacher", teacher), ("judge", judge))}
-        runs.record(workdir, config, digests | {"text": checkpoints.digest({"train": train.symbols, "test": test.symbols})})
         vocabulary = frozenset(network.tokenizer.decode(train.symbols).split(" "))
-        scorer = Scorer(judge, vocabulary, sizes.bootstrap)
+        scorer = domains.scorer(network, config.judge, vocabulary, repeats=sizes.bootstrap)
+        published = isinstance(scorer, JudgeScorer)
+        digests = {name: checkpoints.digest(params) for name, params in (("teacher", teacher.params), ("judge", scorer.params))}
+        runs.record(workdir, config, digests | {"text": checkpoints.digest({"train": train.symbols, "test": test.symbols})})
         sampled = dict(denoiser=network.denoiser, process=network.process, params=teacher.params)
         bench = Bench(**sampled, length=network.length, count=sizes.samples, batch=sizes.batch, seed=sizes.seed, precision=sizes.precision, cache=workdir / "samples", score=scorer)
     distilled = distil_all(windows, settings, stages, nfe=sizes.nfe, extra_nfe=sizes.extra_nfe, rows=min(settings.batch, sizes.samples), seed=sizes.seed, **sampled)
@@ -192,10 +191,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         few = next(e for e in everything if e.sampler == "Euler" and e.nfe == curve_nfe)
         order = judge_order(scorer, test.windows(sizes.samples), samples[teacher_entry.name], samples[few.name], f"Euler samples, NFE {curve_nfe}", sizes.seed)
 
+    networks = {"teacher": teacher} if published else {"teacher": teacher, "judge": scorer.judge}
     distil_seconds = stages.seconds["measure the teacher's costs"] + stages.seconds["distil: path KL"]
     result = {
         "name": config.name,
-        "columns": text_report.COLUMNS,
+        "columns": text_report.columns(published),
         "headline": text_report.HEADLINE,
         "rows": rows,
         "bounds": distilled.bounds,
@@ -204,7 +204,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         "tuning": trials,
         "judge_order": order,
         "distillation": {"all_students_seconds": distil_seconds, "one_teacher_run_seconds": rows[0]["seconds"], "ratio": distil_seconds / rows[0]["seconds"]},
-        "networks": {name: net.description["metrics"] for name, net in (("teacher", teacher), ("judge", judge))},
+        "networks": {name: net.description["metrics"] for name, net in networks.items()},
+        "protocol": scorer.protocol.stated(scorer.judge) if published else "",
         "config": json.loads(config.to_json()),
         "versions": report.versions(),
         "seconds": stages.seconds,

@@ -80,6 +80,7 @@ def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, l
         report.section("Samplers", report.table(result["rows"], result["columns"])),
         report.note(
             "Intervals: 95 %, bootstrap over samples. Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only."
+            + (f" Generative perplexity: {result['protocol']}. Token entropy: of the sampler's symbols within a sample, mean over samples." if result.get("protocol") else "")
         ),
         report.plots(figures(result, entries), path.parent / "plots"),
     ]
