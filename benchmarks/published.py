@@ -75,7 +75,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
     options = vars(parser.parse_args())
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}, {options}")
-    print(json.dumps({name: round(value, 5) for name, value in measure(**options).items()}, indent=1))
+    print(json.dumps({name: float(f"{value:.4g}") for name, value in measure(**options).items()}, indent=1))
 
 
 if __name__ == "__main__":
