@@ -193,13 +193,19 @@ def network(data: DataConfig, process_config: ProcessConfig | None, model: Model
     return Network(symbols, chain, sizes, denoiser, data.length, None, raw)
 
 
+def spells(symbols, process) -> bool:
+    """Whether a tokenizer is of a network's process: it has as many symbols, or of a uniform process one less, as Duo's networks have a row for a padding that
+    GPT-2's tokenizer has no symbol for; no text holds it, and decoding leaves it out."""
+    return process.symbols - symbols.size in ((0, 1) if isinstance(process, processes.Uniform) else (0,))
+
+
 def published(description: dict) -> Network:
     """The network of a published family. Its tokenizer is the one the description names, None where that is '' or a file that is not here."""
     model, noise, data = (section(cls, description[name], name) for cls, name in ((ddit.DDiTConfig, "model"), (NoiseConfig, "process"), (DataConfig, "data")))
     chain = process(noise, model.states - (noise.name == "absorbing"))
-    absent = not data.tokenizer or (data.tokenizer.endswith(".json") and not Path(data.tokenizer).is_file())
-    symbols = None if absent else tokenizer(data)
-    if symbols and symbols.size != chain.symbols:
+    own = data.tokenizer == "characters" or data.tokenizer.partition(":")[0] in ("numbers", "smiles")
+    symbols = tokenizer(data) if own or (data.tokenizer and Path(data.tokenizer).exists()) else None
+    if symbols and not spells(symbols, chain):
         raise ValueError(f"config field data.tokenizer is {data.tokenizer!r}, of {symbols.size} symbols; allowed: a tokenizer of {chain.symbols}, as many as the network's")
     raw = ddit.raw(model)
     if model.scores:

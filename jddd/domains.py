@@ -44,9 +44,14 @@ def _texts(tokenizer, samples: dict[str, np.ndarray]) -> str:
 def scorer(network: build.Network, judge: str, vocabulary: frozenset[str], *, repeats: int) -> Scorer | JudgeScorer:
     """What scores the network's samples of text: a judge of jddd's own, by name or path, which reads the same symbols; or a published one, which reads the
     text (jddd.judges: a folder, a .gguf file or a hub id). Raises ValueError for a network that is no judge or reads other symbols."""
-    if judges.known(judge):
-        return JudgeScorer(judges.load(judge), network.tokenizer, vocabulary, repeats)
-    found = pretrained.load(judge)
+    if not judge:
+        raise ValueError("config field judge is ''; allowed: a published judge (a folder with config.json, weights and tokenizer files, a .gguf file or a hub id), or a network of jddd's own that reads the teacher's symbols")
+    try:
+        if judges.known(judge):
+            return JudgeScorer(judges.load(judge), network.tokenizer, vocabulary, repeats)
+        found = pretrained.load(judge)
+    except ValueError as error:  # a field of the judge's own files would be taken for one of the config
+        raise ValueError(f"config field judge is {judge!r}: {error}") from None
     if found.network.process is not None or found.network.tokenizer != network.tokenizer:
         raise ValueError(f"config field judge is {judge!r}; allowed: an autoregressive network with the teacher's symbols, or a published judge: a folder, a .gguf file or a hub id")
     return Scorer(found, vocabulary, repeats)

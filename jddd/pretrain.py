@@ -42,11 +42,19 @@ def _bits(key, params, x_0, *, process, denoiser, start_id):
     return (losses.nelbo(key, params, x_0, process=process, denoiser=denoiser, low=0.0) + process.prior_kl()) * BITS
 
 
+LARGEST = 2**27  # floats in one array of probabilities: half a GiB, of which a measurement holds several
+
+
+def rows_at_once(states: int, length: int) -> int:
+    """How many rows of a length have probabilities that fit in LARGEST floats: a power of 2, 1 at least. Only a vocabulary of thousands leaves room for less than hundreds."""
+    return 2 ** max(0, (LARGEST // (states * length)).bit_length() - 1)
+
+
 def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *, batch: int = 64, repeats: int = 1) -> tuple[float, float]:
     """(mean, standard error over windows) of the NELBO or the exact code length, bits a symbol, of windows (N, L).
 
-    Each batch takes stratified times, and the NELBO is averaged over `repeats` passes with fresh noise."""
-    values = []
+    Each batch, of `batch` rows or as many as memory has room for, takes stratified times, and the NELBO is averaged over `repeats` passes with fresh noise."""
+    values, batch = [], min(batch, rows_at_once(network.tokenizer.size, windows.shape[1]))
     for repeat in range(1 if network.process is None else repeats):
         for i in range(0, len(windows), batch):
             key_batch = jax.random.fold_in(jax.random.fold_in(key, repeat), i)

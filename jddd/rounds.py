@@ -50,12 +50,15 @@ def measure(key, params, windows: np.ndarray, network: build.Network) -> dict[st
     the likelihood of data noised to time T, and gain_step_T: to that of what a step of 1/8 from there reveals (di4c.gain; absorbing process)."""
     plain = network._replace(denoiser=mixtures.marginal(network.denoiser))
     key_bits, key_gain = jax.random.split(key)
-    bits, error = pretrain.bits_per_symbol(key_bits, params, windows, plain)
+    latents = 16 if network.denoiser.mixture else 1  # the marginals of a mixture are taken over so many at once
+    bits, error = pretrain.bits_per_symbol(key_bits, params, windows, plain, batch=min(64, pretrain.rows_at_once(latents * network.process.states, windows.shape[1])))
     found = {"bits": bits, "bits_error": error}
     if network.denoiser.mixture:
-        x_0 = jnp.asarray(windows[:64])
+        rows = min(64, pretrain.rows_at_once(network.process.states, windows.shape[1]))
+        parts = [(jax.random.fold_in(key_gain, i) if i else key_gain, jnp.asarray(windows[i : min(i + rows, 64)])) for i in range(0, min(64, len(windows)), rows)]
         steps = {"gain": None} | ({"gain_step": GAIN_STEP} if isinstance(network.process, processes.Absorbing) else {})
-        gain = lambda t, step: di4c.gain(key_gain, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process, step=step).mean()
+        one = lambda key, x_0, t, step: di4c.gain(key, params, x_0, jnp.full(len(x_0), t), student=network.denoiser, process=network.process, step=step)
+        gain = lambda t, step: jnp.concatenate([one(*part, t, step) for part in parts]).mean()
         found |= {f"{name}_{t}": float(gain(t, step)) / math.log(2) for name, step in steps.items() for t in GAIN_TIMES}
     return found
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from jddd import grids, processes, sampling, solvers
 from jddd.distill import lsd, segments
 from jddd.distill import profile as profiles
-from jddd.pretrain import BITS
+from jddd.pretrain import BITS, rows_at_once
 from jddd.runs import Entry
 from jddd.sampling import Student
 from jddd.types import Denoiser, Params
@@ -29,6 +29,16 @@ class Distilled(NamedTuple):
     costs: profiles.Profile | segments.Table  # what was measured
 
 
+def finite(measured):
+    """What was measured, or a ValueError where a network's outputs were not finite: nothing can be learned from such costs."""
+    name = "cross_entropy" if isinstance(measured, profiles.Profile) else "cost"
+    values = np.asarray(getattr(measured, name))
+    if not np.isfinite(values).all():
+        where = measured.rates if name == "cross_entropy" else measured.times
+        raise ValueError(f"the teacher's measured costs are {values[~np.isfinite(values)][0]} at {np.asarray(where)[np.argwhere(~np.isfinite(values))[0][0]]:.4f}; allowed: a network whose log-probabilities are finite on its data")
+    return measured
+
+
 def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denoiser, process, params: Params, rates: jax.Array | None = None):
     """(function (solver, form) -> what path_kl prices students with, table of spread reveals or None): of an absorbing teacher the profile, one for
     all, or, of a mixture, the table of its joint reveals; else a table of segments. Tables of reveals have a point for each half step of the longest
@@ -37,17 +47,21 @@ def measure_costs(windows: np.ndarray, seed: int, most: int, *, denoiser: Denois
     key, x_0 = jax.random.fold_in(jax.random.key(seed), 1), jnp.asarray(windows)
     if isinstance(process, processes.Absorbing):
         key_spread, points = jax.random.fold_in(jax.random.key(seed), 3), max(33 if denoiser.mixture else 65, 2 * most + 1)
-        spread = segments.measure_reveals(key_spread, params, x_0[: max(32, len(x_0) // 64 * 32)], points=points, **options)
+        batch = min(32, rows_at_once(process.states, x_0.shape[1]))
+        spread = segments.measure_reveals(key_spread, params, x_0[: max(32, len(x_0) // 64 * 32)], points=points, batch=batch, **options)
         if denoiser.mixture:
-            measured = segments.measure_reveals(key, params, x_0, reveal="independent", points=points, **options)
+            measured = segments.measure_reveals(key, params, x_0, reveal="independent", points=points, batch=batch, **options)
         else:
             measured = profiles.measure(key, params, x_0, profiles.default_rates() if rates is None else rates, **options)
-        return jax.block_until_ready(((lambda solver, form: measured), spread))
+        return jax.block_until_ready(((lambda solver, form: finite(measured)), finite(spread)))
 
     @functools.cache
     def table(solver, form):
         times, coefficients = grids.uniform(32), jnp.linspace(0.8, 1.2, 3)
-        return jax.block_until_ready(segments.measure(key, params, x_0[:32], times, coefficients, solver=solver, form=form, **options))
+        rows = min(32, rows_at_once(process.states, x_0.shape[1]))
+        keys = [jax.random.fold_in(key, i) if i else key for i in range(0, 32, rows)]
+        parts = [segments.measure(k, params, x_0[i * rows : i * rows + rows], times, coefficients, solver=solver, form=form, **options) for i, k in enumerate(keys)]
+        return finite(parts[0]._replace(cost=sum(part.cost for part in parts) / len(parts)))
 
     return table, None
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jddd import build, checkpoints, grids, pretrained, rounds, sampling
-from jddd.distill import lsd, mixtures
+from jddd import build, checkpoints, grids, pretrained, rounds, sampling, students
+from jddd.distill import lsd, mixtures, profile
 from jddd.models import ddit, dit
 from jddd.pretrained import layouts
 
@@ -338,8 +338,7 @@ def test_bfloat16_activations(key):
 
 @pytest.mark.parametrize("name", ["sedd_absorb", "mdlm_dit", "duo_dit"])
 def test_lsd_students(name):
-    """LSD and LSD+ learn from chains of an imported teacher, and sample it. (The measured curve of random weights is no curve of any data, so path KL, which
-    learns from it, has nothing to be tested on here.)"""
+    """LSD and LSD+ learn from chains of an imported teacher, and sample it."""
     found = pretrained.load(FOLDER / name)
     shape, config = (2, found.network.length), lsd.LSDConfig(objective="paper", steps=3, teacher_steps=8, rounds=1)
     common = dict(denoiser=found.denoiser, process=found.process, params=found.params)
@@ -350,6 +349,26 @@ def test_lsd_students(name):
         assert student.count == 2 and 0 < moved < 0.5  # LSD+ moves its times, LSD its coefficients
     samples = sampling.sampler(found.denoiser, found.process, shape, solver="euler")(jax.random.key(1), found.params, student)
     assert 0 <= int(samples.min()) and int(samples.max()) < found.process.symbols
+
+
+@pytest.mark.parametrize("name", ["sedd_absorb", "mdlm_dit_timecond"])
+def test_costs_of_a_network_that_knows_its_noise(name):
+    """A mask rate of 1 is past the end of a linear schedule with eps > 0 (log of a negative alpha): costs are measured at the last time there is. Whatever
+    curve random weights have, a student learned from it pays no more than the uniform grid it starts from, and no less than the exact optimum."""
+    found = pretrained.load(FOLDER / name)
+    x = jax.random.randint(jax.random.key(0), (32, found.network.length), 0, found.process.symbols)
+    common = dict(denoiser=found.denoiser, process=found.process)
+    assert found.process.schedule.inverse(0.0) > 1
+    measured = profile.measure(jax.random.key(1), found.params, x, profile.default_rates(9), **common)
+    assert np.isfinite(measured.cross_entropy).all() and abs(measured.cross_entropy[-1] - measured.cross_entropy[-2]) < 0.5
+    price = lsd.path_cost(measured, process=found.process, solver="tweedie", form="score")
+    student = lsd.distil(4, lsd.LSDConfig(steps=60), solver="tweedie", cost=price, params=found.params, **common)
+    cost = lambda student: float(price[0](student, measured))
+    best = profile.optimal_rates(measured, 4, float(1 - found.process.schedule.alpha(1.0)))[1]
+    assert best - 1e-4 < cost(student) < cost(sampling.plain(grids.uniform(4))) + 1e-6
+    broken = measured._replace(log_p=measured.log_p.at[3].set(jnp.nan))
+    with pytest.raises(ValueError, match="measured costs are nan at 0.3750"):
+        students.finite(broken)
 
 
 @pytest.fixture(scope="module")

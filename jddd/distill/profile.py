@@ -61,7 +61,8 @@ def measure(key: PRNGKey, params: Params, x_0: Int[Array, "n l"], rates: Float[A
 
     def one(rate, x, threshold):
         x_t = jnp.where(threshold < rate, process.mask_id, x)
-        hidden = denoise.features(x_t, process.schedule.inverse(1 - rate))
+        # A linear schedule with eps > 0 ends at mask rate 1 - eps: the time of a rate above it lies past 1, where a network has no noise level (log of a negative alpha).
+        hidden = denoise.features(x_t, jnp.clip(process.schedule.inverse(1 - rate), 0.0, 1.0))
         at = jnp.argsort(threshold.ravel())[:per_part]
         log_p = denoise.head(jax.tree.map(lambda h: h.reshape(-1, *h.shape[2:])[at], hidden))
         log_mass = jax.lax.map(lambda c: jax.nn.logsumexp(c * log_p, -1), exponents)

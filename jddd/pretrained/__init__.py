@@ -96,7 +96,8 @@ def _published(name: str, **options) -> Pretrained:
     file = path if path.exists() else path.with_name(path.name + ".safetensors")
     if not (name and file.exists()):
         if not hub.ID.fullmatch(name):
-            raise ValueError(f"network {name!r} does not exist; allowed: {', '.join(names())}, the path of a .safetensors file or of a folder with a published checkpoint, or an id 'owner/name' of the Hugging Face hub")
+            unset = "" if name else " (is config field teacher set?)"
+            raise ValueError(f"network {name!r} does not exist{unset}; allowed: {', '.join(names())}, the path of a .safetensors file or of a folder with a published checkpoint, or an id 'owner/name' of the Hugging Face hub")
         file = hub.fetch(name, average=options["average"])
     params, description = published.load(file, **options)
     return Pretrained(params, build.network_from(description), description | {"name": f"{description['family']} ({name})"})
@@ -120,8 +121,10 @@ def with_data(found: Pretrained, data: build.DataConfig) -> tuple[Pretrained, bu
     own = found.description["data"]
     if found[1].tokenizer is not None:
         return found, dataclasses.replace(data, length=found[1].length, tokenizer=own["tokenizer"])
+    if not data.tokenizer:
+        raise ValueError(f"config field data.tokenizer is '' and the network {found.description.get('name')!r} came without symbols; allowed: the path of the tokenizer.json it was trained with, of {found.process.symbols} symbols")
     symbols = build.tokenizer(data)
-    if symbols.size != found.process.symbols:
+    if not build.spells(symbols, found.process):
         raise ValueError(f"config field data.tokenizer is {data.tokenizer!r}, of {symbols.size} symbols, and the network {found.description.get('name')!r} has {found.process.symbols}; allowed: the tokenizer it was trained with")
     description = found.description | {"data": own | {"tokenizer": data.tokenizer, "unknown": data.unknown}}
     return found._replace(network=found[1]._replace(tokenizer=symbols), description=description), dataclasses.replace(data, length=found[1].length)
