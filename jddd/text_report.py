@@ -65,15 +65,18 @@ def figures(result: dict, entries: Sequence[Entry]) -> dict[str, Figure]:
     }
 
 
+def _about(name: str, facts: dict) -> str:
+    """A line on a network: what its training measured, which published checkpoints come without."""
+    if {"parameters", "measure", "test_bits_per_symbol", "standard_error"} <= facts.keys():
+        return f"{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a character on held-out text."
+    measured = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in facts.items() if isinstance(value, (int, float)))
+    return f"{name}: {measured or 'came without figures of its training'}."
+
+
 def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, list[str]]) -> None:
     """The page of a result (what metrics.json holds); its plots also as files in plots/ beside it."""
     distillation = result["distillation"]
-    parts = [
-        report.note(
-            f"{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a character on held-out text."
-        )
-        for name, facts in result["networks"].items()
-    ]
+    parts = [report.note(_about(name, facts)) for name, facts in result["networks"].items()]
     parts += [
         f"<p>All students were distilled in {distillation['all_students_seconds']:.1f} s, compilation included; one teacher sampling run of this batch took "
         f"{distillation['one_teacher_run_seconds']:.1f} s (ratio {distillation['ratio']:.2f}). Default objective: path KL with the coefficient on the score; the others stand beside it.</p>",

@@ -70,7 +70,9 @@ def test_the_config_files_are_found():
 
 
 # What is no flag: in the main job windows and symbols are the teacher's, and students with and without learned times are both made.
+PAPERS = ("di4c_sdtt.py", "lsd_duo.py", "lsd_radd.py", "lsd_sedd_small.py", "sdtt_mdlm.py")  # published networks: at full size in test_paper_configs.py
 SETTLED = {("lsd_text.py", "data"): {"length", "tokenizer"}, ("lsd_text.py", "distill"): {"learn_times"}, ("lsd_countdown.py", "distill"): {"learn_times"}}
+SETTLED |= {(file, "data"): {"length"} for file in PAPERS} | {(file, "distill"): {"learn_times"} for file in PAPERS if file.startswith("lsd")}
 
 
 @pytest.mark.parametrize(("file", "variant"), CONFIGS, ids=[f"{file}:{variant}" for file, variant in CONFIGS])
@@ -105,7 +107,7 @@ def test_every_config_builds(file, variant):
         assert set(built) == {"model", "distill", "optim", "train", "report"}
     else:
         assert set(built) == {"data", "distill", "report"}
-        assert {config.teacher, config.judge} == {"teacher_text", "judge_text"}
+        assert {config.teacher, config.judge} == {"teacher_text", "judge_text"} or file in PAPERS
 
 
 def stated_sizes():
