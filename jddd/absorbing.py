@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jddd import processes, schedules
-from jddd.solvers import Step, gumbel, temper
+from jddd.solvers import Step, temper
+from jddd.solvers import draw as draw_symbols
 from jddd.types import BoundDenoiser, PRNGKey, Scalar
 
 # Which sites a step reveals, and how many:
@@ -113,7 +114,7 @@ def absorbing_step(
         if form == "log_score":
             log_mass = jax.nn.logsumexp(step.coefficient * log_p, -1)
             log_p = step.coefficient * log_p - log_mass[..., None]
-        return jnp.argmax(log_p + gumbel(key_symbol, sites, process.symbols, precision), -1).astype(x_t.dtype), log_p, log_mass
+        return draw_symbols(key_symbol, log_p, sites, precision).astype(x_t.dtype), log_p, log_mass
 
     def fill(x, sites, wanted):
         """x with what is revealed among the wanted sites (n,); writes out of range are dropped."""

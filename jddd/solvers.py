@@ -9,6 +9,7 @@ enumeration; both names are accepted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ TWO_CALLS = ("predictor_corrector", "theta_rk2", "theta_trapezoidal")
 SOLVERS = ONE_CALL + TWO_CALLS
 FORMS = ("score", "log_score")
 PRECISIONS = ("low", "high")
+BLOCKED = 2048  # symbols from which on a draw is made in two stages
 
 
 class Step(NamedTuple):
@@ -138,7 +140,10 @@ def stages(solver: str, theta: float = 0.5) -> tuple[Stage, ...]:
 
 
 def temper(log_p: Float[Array, "*b v"], temperature) -> Float[Array, "*b v"]:
-    return jax.nn.log_softmax(log_p / temperature, -1)
+    """log p^(1 / temperature), normalised; at temperature 1 log p as it is, without another pass over a large vocabulary."""
+    if log_p.shape[-1] < BLOCKED:  # where there is nothing to save, one form for all derivatives
+        return jax.nn.log_softmax(log_p / temperature, -1)
+    return jax.lax.cond(jnp.asarray(temperature) == 1, lambda: log_p, lambda: jax.nn.log_softmax(log_p / temperature, -1))
 
 
 def stage_law(log_p: Float[Array, "*b v"], states: tuple, scores: tuple, step: Step, stage: int, *, process, solver: str, form: str, theta: float = 0.5) -> tuple[Array, tuple]:
@@ -166,7 +171,11 @@ def dense_step(
     def advance(stage, states, scores):
         log_p = temper(denoise(states[-1], stages(solver, theta)[stage].time(step)), step.temperature)
         law, scores = stage_law(log_p, states, scores, step, stage, **options)
-        drawn = jax.random.categorical(jax.random.fold_in(key, stage), jnp.log(law), mode=precision).astype(x_t.dtype)
+        key_stage = jax.random.fold_in(key, stage)
+        if law.shape[-1] < BLOCKED:
+            drawn = jax.random.categorical(key_stage, jnp.log(law), mode=precision).astype(x_t.dtype)
+        else:
+            drawn = draw(key_stage, jnp.log(law / law.sum(-1, keepdims=True)).reshape(-1, law.shape[-1]), jnp.arange(x_t.size), precision).reshape(x_t.shape).astype(x_t.dtype)
         return (drawn if fixed is None else jnp.where(fixed, x_t, drawn)), scores
 
     x, scores = advance(0, (x_t,), ())
@@ -178,3 +187,21 @@ def dense_step(
 def gumbel(key: PRNGKey, sites: Int[Array, "n"], size: int, precision: str) -> Float[Array, "n size"]:
     """Gumbel noise of given sites: a site's draw does not depend on which other sites are drawn, so the skipping path draws the same symbols."""
     return jax.vmap(lambda site: jax.random.gumbel(jax.random.fold_in(key, site), (size,), mode=precision))(sites)
+
+
+def draw(key: PRNGKey, log_p: Float[Array, "n v"], sites: Int[Array, "n"], precision: str) -> Int[Array, "n"]:
+    """A symbol of each site's law log p, normalised; noise by site as in `gumbel`.
+
+    Of a large vocabulary first a block of about sqrt(V) symbols is drawn by its mass, then a symbol within it: the same law, tails included, from 2 sqrt(V)
+    random numbers a site instead of V, which cost more than the network's head does. 'low' is drawn flat, as the samplers whose bias it shows."""
+    size = log_p.shape[-1]
+    if size < BLOCKED or precision == "low":
+        return jnp.argmax(log_p + gumbel(key, sites, size, precision), -1)
+    width = math.isqrt(size)
+    count = -(-size // width)
+    padded = jnp.pad(log_p, ((0, 0), (0, count * width - size)), constant_values=jnp.finfo(log_p.dtype).min).reshape(-1, count, width)
+    mass = jnp.exp(padded).sum(-1)  # log p <= 0: no maximum need be taken out
+    noise = gumbel(key, sites, count + width, precision)
+    block = jnp.argmax(jnp.log(mass) + noise[:, :count], -1)
+    within = jnp.take_along_axis(padded, block[:, None, None], 1)[:, 0]
+    return block * width + jnp.argmax(within + noise[:, count:], -1)

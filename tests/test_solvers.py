@@ -161,10 +161,35 @@ def test_rare_symbols_have_their_frequency(key):
     Float32 noise with a cut tail never draws a symbol 17 nats below the most likely one; 'high' does."""
     vocabulary, draws, rare = 50_000, 4096, 1e-3
     log_p = jnp.log(jnp.full(vocabulary, rare / (vocabulary - 1)).at[0].set(1 - rare))
-    one = jax.jit(lambda sites: jnp.argmax(log_p + solvers.gumbel(key, sites, vocabulary, "high"), -1))
+    one = jax.jit(lambda sites: solvers.draw(key, jnp.broadcast_to(log_p, (len(sites), vocabulary)), sites, "high"))
     hits = sum(int((one(jnp.arange(i, i + 128)) != 0).sum()) for i in range(0, draws, 128))
     assert abs(hits - draws * rare) < 5 * np.sqrt(draws * rare)
     assert hits > 0
+
+
+def test_two_stages_draw_the_law(key):
+    """A vocabulary large enough for blocks, no multiple of their width: 16 groups of symbols, scattered over all blocks, have their probabilities (5 standard
+    errors), of 60,000 draws of one law with probabilities from 1e-9 to .1; and no symbol past the vocabulary is drawn."""
+    size, draws = solvers.BLOCKED + 37, 60_000
+    log_p = jax.nn.log_softmax(4 * jax.random.normal(key, (size,)))
+    drawn = np.asarray(jax.jit(lambda sites: jax.lax.map(lambda site: solvers.draw(key, log_p[None], site[None], "high")[0], sites, batch_size=2000))(jnp.arange(draws)))
+    group = np.random.default_rng(0).permutation(size) % 16
+    p = np.bincount(group, weights=np.exp(np.asarray(log_p, np.float64)), minlength=16)
+    assert drawn.max() < size
+    np.testing.assert_allclose(np.bincount(group[drawn], minlength=16) / draws, p, atol=5 * np.sqrt((p * (1 - p)).max() / draws))
+
+
+def test_large_vocabularies_take_the_same_paths(key):
+    """With blocks too the skipping path draws the plain path's samples, and a temperature of 1 is no temperature."""
+    size = solvers.BLOCKED + 5
+    process = processes.Absorbing(size)
+    denoise = table_denoiser(jax.random.normal(key, (3, 6, size)))
+    student = sampling.plain(jnp.asarray([1.0, 0.6, 0.3, 0.0]))
+    plain, skipping = (sampling.sample(key, student, denoise, (3, 6), process=process, chunk=chunk) for chunk in (0, 4))
+    np.testing.assert_array_equal(plain, skipping)
+    log_p = denoise.head(denoise.features(plain, 0.5))
+    np.testing.assert_array_equal(solvers.temper(log_p, 1.0), log_p)
+    np.testing.assert_allclose(solvers.temper(log_p, 2.0), jax.nn.log_softmax(log_p / 2), rtol=1e-6)
 
 
 def test_canonical_names_one_law():
