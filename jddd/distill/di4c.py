@@ -291,7 +291,7 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
 def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: float | None = None, count: int = 64) -> Float[Array, "b"]:
     """log mean_j prod_d p_j,d(x_0) - sum_d log mean_j p_j,d(x_0) in nats at a noising x_t of each row: how much likelier the data are by the student's
     correlations than by its marginals, over the noised sites that a step of length `step` reveals (None: all). `count` fixed latents, one after another;
-    at most log(count), and 0 for a product."""
+    0 for a product, at most (D - 1) log(count) for D counted sites."""
     x_t = process.corrupt(key, x_0, t)
     x_t, counted = (x_t, process.noised(x_t)) if step is None else step_of(key, x_0, t, step, process)
     apply = lambda params, inputs, latent: mixtures.with_known(student(params, *inputs[:2], latent), inputs[0], process, inputs[2])
