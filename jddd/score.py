@@ -48,7 +48,7 @@ def posterior(log_score: Float[Array, "*b s"], x_t: Int[Array, "*b"], t: Time, p
     stay = jnp.clip((gain - off.sum(-1, keepdims=True)) / ((process.symbols - 1) * loss + gain), 0.0, 1.0)
     p = jnp.where(own, stay, jnp.maximum(off + stay * loss, 0.0) / gain)
     p = jnp.maximum(p, jnp.finfo(p.dtype).tiny)
-    return jnp.log(p / p.sum(-1, keepdims=True))
+    return jnp.log(p) - jnp.log(p.sum(-1, keepdims=True))  # not of the quotient: by a sum of 1e9, as at the end of a geometric schedule, tiny becomes 0
 
 
 def as_denoiser(process, network: Denoiser) -> Denoiser:

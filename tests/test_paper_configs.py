@@ -244,6 +244,27 @@ def test_sdtt_rounds(here, tmp_path):
     assert rounds.student_network(pretrained.load(tmp_path / "round_2"), "di4c")[1].denoiser.mixture
 
 
+@pytest.mark.parametrize("network,method", [("sedd", "di4c"), ("radd", "di4c"), ("mdlm", "di4c"), ("duo", "di4c"), ("sedd", "sdtt"), ("radd", "sdtt"), ("sdtt", "sdtt")])
+def test_losses_for_the_other_families(here, network, method):
+    """Students of every family that the page of checkpoints names have a loss with gradients, by its shapes; a uniform score network's are refused."""
+    found, settings = pretrained.load(here / network), build.section(rounds.METHODS[method].config, smoke(here, {"di4c": "di4c_sdtt", "sdtt": "sdtt_mdlm"}[method], network).distill, "distill")
+    student = rounds.student_network(found, method)[1]
+    task = rounds.METHODS[method].task(found.denoiser, student.denoiser, student.process, settings)
+    params = jax.eval_shape(student.init, jax.random.key(0))
+    (loss, _), gradient = jax.eval_shape(jax.value_and_grad(task.loss, has_aux=True), params, jax.random.key(1), jnp.zeros((2, 16), jnp.int32), found.params)
+    assert loss.shape == () and jax.tree.structure(gradient) == jax.tree.structure(params)
+    with pytest.raises(ValueError, match="learned scores"):
+        rounds.student_network(pretrained.load(here / "uniform"), method)
+
+
+def test_a_score_network_at_the_end_of_its_noise(here):
+    """At alpha = 2e-9 scores that are off 1 by as little as 1 give masses of 1e9: the law stays finite, and sums to 1."""
+    found = pretrained.load(here / "uniform")
+    log_p = found.denoiser(found.params, jnp.arange(16, dtype=jnp.int32)[None] % 7, jnp.ones(()))
+    assert float(found.process.schedule.alpha(1.0)) < 1e-8 and np.isfinite(log_p).all()
+    np.testing.assert_allclose(jnp.exp(log_p).sum(-1), 1.0, rtol=1e-5)
+
+
 def test_what_is_missing_is_named(here, tmp_path):
     """One error that names the field: no teacher, no tokenizer, one of another network, no text, no judge, a judge without a tokenizer."""
     judge = {"judge": str(here / "judge_gpt2")}
