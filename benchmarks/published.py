@@ -4,7 +4,7 @@
 
 Needs torch (development only): pip install torch==2.13.0. Five things are timed in turn, round by round: N bare network calls in JAX and in torch (trunk and
 head at every site, no draw), jddd's sampler on the plain and on the skipping path, and the usual PyTorch sampler (benchmarks/torch_ddit.py). Ratios are
-medians over rounds of the ratio within a round. Before that the two networks' logits are compared.
+medians over rounds of the ratio within a round. Before that the two networks' logits are compared. Memory is XLA's own account of the compiled sampler.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def measure(nfe: int, rounds: int, depth: int, length: int, batch: int, threads:
     raw = found[1].raw
     student, key = sampling.plain(grids.uniform(nfe)), jax.random.key(2)
     plain, skipping = (sampling.sampler(found.denoiser, process, shape, chunk=chunk) for chunk in (0, -1))
+    temporary = {name: run.lower(key, params, student).compile().memory_analysis().temp_size_in_bytes / 2**20 for name, run in {"plain": plain, "skipping": skipping}.items()}
     generator = torch.Generator().manual_seed(0)
     masks = jnp.full(shape, process.mask_id)
     timed = {
@@ -66,7 +67,8 @@ def measure(nfe: int, rounds: int, depth: int, length: int, batch: int, threads:
     ratio = lambda a, b: statistics.median(x / y for x, y in zip(seconds[a], seconds[b]))
     pairs = [("plain", "bare"), ("skipping", "bare"), ("bare", "torch bare"), ("torch", "torch bare"), ("torch", "plain"), ("torch", "skipping")]
     figures = {f"seconds, {name}": statistics.median(values) for name, values in seconds.items()} | {f"{a} / {b}": ratio(a, b) for a, b in pairs}
-    return {"largest difference of logits": float(difference)} | figures | {"tokens/s, skipping": batch * length / statistics.median(seconds["skipping"])}
+    memory = {f"MiB beside the weights, {name}": size for name, size in temporary.items()} | {"MiB of one (B, L, V)": batch * length * config.outputs * 4 / 2**20}
+    return {"largest difference of logits": float(difference)} | figures | memory | {"tokens/s, skipping": batch * length / statistics.median(seconds["skipping"])}
 
 
 def main() -> None:

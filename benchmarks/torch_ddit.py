@@ -59,9 +59,8 @@ def sample(network: TorchDDiT, batch: int, length: int, steps: int, mask: int, g
         t, s = 1 - k / steps, 1 - (k + 1) / steps
         logits = network(x)
         logits[..., mask] = -math.inf
-        q = logits.log_softmax(-1).exp() * ((t - s) / t)
+        q = logits.softmax(-1) * ((t - s) / t)
         q[..., mask] = s / t
-        noise = -torch.log(-torch.log(torch.rand(q.shape, generator=generator) + 1e-10) + 1e-10)
-        drawn = (torch.log(q) + noise).argmax(-1)
+        drawn = (q / (1e-10 - torch.log(torch.rand(q.shape, generator=generator) + 1e-10))).argmax(-1)  # Gumbel's maximum as a race of exponentials: one log
         x = torch.where(x == mask, drawn, x)
     return x

@@ -200,7 +200,9 @@ def spells(symbols, process) -> bool:
 
 
 def published(description: dict) -> Network:
-    """The network of a published family. Its tokenizer is the one the description names, None where that is '' or a file that is not here."""
+    """The network of a published family. Its tokenizer is the one the description names, None where that is '' or a file that is not here.
+
+    Raises ValueError naming the field for sections that are not of a network, and for a tokenizer of other symbols."""
     model, noise, data = (section(cls, description[name], name) for cls, name in ((ddit.DDiTConfig, "model"), (NoiseConfig, "process"), (DataConfig, "data")))
     chain = process(noise, model.states - (noise.name == "absorbing"))
     own = data.tokenizer == "characters" or data.tokenizer.partition(":")[0] in ("numbers", "smiles")
@@ -211,7 +213,10 @@ def published(description: dict) -> Network:
     if model.scores:
         scores = ddit.outputs(model, chain)
         return Network(symbols, chain, model, score.as_denoiser(chain, scores), data.length, scores, raw)
-    return Network(symbols, chain, model, ddit.denoiser(model, chain), data.length, None, raw)
+    denoiser = ddit.denoiser(model, chain)
+    if isinstance(chain, processes.Uniform):  # Duo puts the network's law into q(x_s | x_t, x_0), which adds what the site itself says
+        denoiser = processes.with_evidence(chain, denoiser)
+    return Network(symbols, chain, model, denoiser, data.length, None, raw)
 
 
 def network_from(description: dict) -> Network:

@@ -93,7 +93,7 @@ def judge_order(scorer: Scorer | JudgeScorer, held_out: np.ndarray, teacher: np.
     noise = generator.integers(0, tokenizer.size, held_out.shape)
     named = {"held-out text": held_out, "teacher samples": teacher, few_name: few, "held-out text, words shuffled": np.stack(shuffled), "random letters": noise}
     entropy = lambda x, n: sequences.entropy(sequences.ngrams(x, n))
-    return [{"text": name, "judge_bits": float(scorer.bits(np.asarray(x, np.int32)).mean()), "entropy_1": entropy(x, 1), "entropy_4": entropy(x, 4)} for name, x in named.items()]
+    return [{"text": name, "judge_bits": float(np.nanmean(scorer.bits(np.asarray(x, np.int32)))), "entropy_1": entropy(x, 1), "entropy_4": entropy(x, 4)} for name, x in named.items()]
 
 
 def claims(rows: list[dict], sizes: ReportConfig) -> list[dict]:

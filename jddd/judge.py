@@ -100,8 +100,8 @@ def report(options: argparse.Namespace) -> None:
     own = None
     if options.run:
         run = runs.load(options.run)
-        texts = run.sample(options.sampler, nfe=options.nfe, count=options.count, seed=options.seed)
-        own = [run.teacher.network.tokenizer.encode_piece(text) for text in texts]
+        own = list(run.symbols(options.sampler, nfe=options.nfe, count=options.count, seed=options.seed))
+        texts = [run.teacher.network.tokenizer.decode(row) for row in own]
     else:
         texts = read(options.texts, options.field)
     texts, own = (part[: options.limit or None] if part else part for part in (texts, own))

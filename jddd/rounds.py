@@ -21,7 +21,6 @@ from jddd.distill import di4c, mixtures, sdtt
 from jddd.models import dit
 
 
-
 class Method(NamedTuple):
     """config: its settings' dataclass; task: (teacher's denoiser, student's denoiser, process, settings) -> the training task."""
 

@@ -94,7 +94,12 @@ class Run(NamedTuple):
         return found[0]
 
     def sample(self, sampler: str = "", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> list[str]:
-        """Text of `count` samples. prefix: symbols every sample begins with; template, in its place: a whole text in which '_' marks what to fill in.
+        """Text of `count` samples: `symbols`, decoded by the teacher's tokenizer."""
+        drawn = self.symbols(sampler, nfe=nfe, count=count, length=length, prefix=prefix, template=template, seed=seed)
+        return [self.teacher.network.tokenizer.decode(row) for row in drawn]
+
+    def symbols(self, sampler: str = "", *, nfe: int = 8, count: int = 4, length: int = 0, prefix: str = "", template: str = "", seed: int = 0) -> np.ndarray:
+        """`count` samples (count, L). prefix: symbols every sample begins with; template, in its place: a whole text in which '_' marks what to fill in.
         length: symbols a sample, 0 for the teacher's. Raises ValueError for a sampler that is not there, and for numbers and texts that do not fit."""
         for name, value, least in (("count", count, 1), ("length", length, 0)):
             if value < least:
@@ -110,8 +115,7 @@ class Run(NamedTuple):
             given, fixed = condition(network, prefix=prefix, template=template, length=length)
             given, fixed = (jnp.broadcast_to(a, (count, length)) for a in (given, fixed))
         generate = sampling.sampler(network.denoiser, network.process, (count, length), solver=entry.solver, form=entry.form, reveal=entry.reveal)
-        samples = generate(jax.random.key(seed), params, entry.student, given, fixed)
-        return [network.tokenizer.decode(row) for row in np.asarray(samples)]
+        return np.asarray(generate(jax.random.key(seed), params, entry.student, given, fixed))
 
 
 def condition(network, *, prefix: str = "", template: str = "", length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -140,10 +140,8 @@ def stages(solver: str, theta: float = 0.5) -> tuple[Stage, ...]:
 
 
 def temper(log_p: Float[Array, "*b v"], temperature) -> Float[Array, "*b v"]:
-    """log p^(1 / temperature), normalised; at temperature 1 log p as it is, without another pass over a large vocabulary."""
-    if log_p.shape[-1] < BLOCKED:  # where there is nothing to save, one form for all derivatives
-        return jax.nn.log_softmax(log_p / temperature, -1)
-    return jax.lax.cond(jnp.asarray(temperature) == 1, lambda: log_p, lambda: jax.nn.log_softmax(log_p / temperature, -1))
+    """log p^(1 / temperature), normalised."""
+    return jax.nn.log_softmax(log_p / temperature, -1)
 
 
 def stage_law(log_p: Float[Array, "*b v"], states: tuple, scores: tuple, step: Step, stage: int, *, process, solver: str, form: str, theta: float = 0.5) -> tuple[Array, tuple]:
@@ -175,7 +173,7 @@ def dense_step(
         if law.shape[-1] < BLOCKED:
             drawn = jax.random.categorical(key_stage, jnp.log(law), mode=precision).astype(x_t.dtype)
         else:
-            drawn = draw(key_stage, jnp.log(law / law.sum(-1, keepdims=True)).reshape(-1, law.shape[-1]), jnp.arange(x_t.size), precision).reshape(x_t.shape).astype(x_t.dtype)
+            drawn = draw(key_stage, jnp.log(law).reshape(-1, law.shape[-1]), jnp.arange(x_t.size), precision).reshape(x_t.shape).astype(x_t.dtype)
         return (drawn if fixed is None else jnp.where(fixed, x_t, drawn)), scores
 
     x, scores = advance(0, (x_t,), ())
@@ -190,7 +188,7 @@ def gumbel(key: PRNGKey, sites: Int[Array, "n"], size: int, precision: str) -> F
 
 
 def draw(key: PRNGKey, log_p: Float[Array, "n v"], sites: Int[Array, "n"], precision: str) -> Int[Array, "n"]:
-    """A symbol of each site's law log p, normalised; noise by site as in `gumbel`.
+    """A symbol of each site's law log p, up to a constant of the site; noise by site as in `gumbel`.
 
     Of a large vocabulary first a block of about sqrt(V) symbols is drawn by its mass, then a symbol within it: the same law, tails included, from 2 sqrt(V)
     random numbers a site instead of V, which cost more than the network's head does. 'low' is drawn flat, as the samplers whose bias it shows."""
@@ -198,10 +196,13 @@ def draw(key: PRNGKey, log_p: Float[Array, "n v"], sites: Int[Array, "n"], preci
     if size < BLOCKED or precision == "low":
         return jnp.argmax(log_p + gumbel(key, sites, size, precision), -1)
     width = math.isqrt(size)
-    count = -(-size // width)
-    padded = jnp.pad(log_p, ((0, 0), (0, count * width - size)), constant_values=jnp.finfo(log_p.dtype).min).reshape(-1, count, width)
-    mass = jnp.exp(padded).sum(-1)  # log p <= 0: no maximum need be taken out
+    whole, count = size // width, -(-size // width)
+    p = jnp.exp(log_p - log_p.max(-1, keepdims=True))
+    mass = p[:, : whole * width].reshape(-1, whole, width).sum(-1)
+    if whole < count:  # the last block is shorter; padding the others would copy the whole table
+        mass = jnp.concatenate([mass, p[:, whole * width :].sum(-1, keepdims=True)], -1)
     noise = gumbel(key, sites, count + width, precision)
     block = jnp.argmax(jnp.log(mass) + noise[:, :count], -1)
-    within = jnp.take_along_axis(padded, block[:, None, None], 1)[:, 0]
+    place = block[:, None] * width + jnp.arange(width)
+    within = jnp.where(place < size, jnp.take_along_axis(log_p, jnp.minimum(place, size - 1), -1), -jnp.inf)
     return block * width + jnp.argmax(within + noise[:, count:], -1)

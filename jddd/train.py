@@ -92,7 +92,8 @@ def fit(
 
     batch(step) -> pytree of arrays whose first axis is a multiple of microbatches times the mesh's 'data' axis.
     initial: parameters to start from in the place of task.init's, as a student starts from its teacher's.
-    Raises FloatingPointError at the first logged or saved step whose loss or gradient is not finite; the checkpoint before it is kept.
+    Raises ValueError for a batch that devices and microbatches cannot share, and FloatingPointError at the first logged or saved step whose loss or gradient
+    is not finite; the checkpoint before it is kept.
     """
     on = on or sharding.mesh(devices=jax.devices()[:1])
     key_init, key_steps = jax.random.split(key)
@@ -136,7 +137,10 @@ def fit(
                 scores = evaluate(state)
                 if writer:
                     writer.write(step, scores)
-            data = jax.tree.map(lambda x: jax.device_put(x, sharding.rows(on)), batch(step))
+            data, parts = batch(step), microbatches * on.shape["data"]
+            if rows := [len(x) for x in jax.tree.leaves(data) if len(x) % parts]:
+                raise ValueError(f"config field train.batch is {rows[0]}; allowed: a multiple of {parts}, train.microbatches times the {on.shape['data']} devices that share the rows")
+            data = jax.tree.map(lambda x: jax.device_put(x, sharding.rows(on)), data)
             state, metrics = update(state, key_steps, data, frozen)
             if pending:
                 report(*pending)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jddd import build, checkpoints, grids, pretrained, rounds, sampling, students
+from jddd import build, checkpoints, grids, pretrained, processes, rounds, sampling, solvers, students
 from jddd.distill import lsd, mixtures, profile
 from jddd.models import ddit, dit
 from jddd.pretrained import layouts
@@ -30,6 +30,8 @@ SMALL = -1e5  # the references' place for minus infinity is -1e6, and what is le
 
 def log_probs(found, x, sigma, latent):
     """The denoiser's law at the time of a noise level, with what x shows; V columns."""
+    if isinstance(found.process, processes.Uniform):  # Duo's is the law given the other sites
+        return jax.nn.log_softmax(found.network(x, sigma))
     t = found.process.schedule.inverse(jnp.exp(-sigma))
     return mixtures.with_known(found.denoiser(found.params, x, t, *(() if latent is None else (latent,))), x, found.process)
 
@@ -79,6 +81,21 @@ def test_golden(name, family):
     worst = {key: difference(key, value, case[key]) for key, value in made.items()}
     print("".join(f"\n{family:5} {name:18} {key:16} {value:.1e}" for key, value in sorted(worst.items())))
     assert max(worst.values()) < TOLERANCE, worst
+
+
+def test_duo_steps_as_duo_does():
+    """The loaded network's step is Duo's posterior with its law x in the place of x_0 (Sahoo et al. 2025), z = x_t one-hot, alpha_ts = alpha_t / alpha_s:
+    (V alpha_t z x + (alpha_ts - alpha_t) z + (alpha_s - alpha_t) x + (1 - alpha_ts)(1 - alpha_s) / V) / (V alpha_t <z, x> + 1 - alpha_t)."""
+    found, case = pretrained.load(FOLDER / "duo_dit"), np.load(FOLDER / "duo_dit/cases.npz")
+    x_t, (t, s), size = jnp.asarray(case["in_xt"], jnp.int32), (jnp.asarray(0.5), jnp.asarray(0.4)), found.process.symbols
+    alpha_t, alpha_s = (found.process.schedule.alpha(time) for time in (t, s))
+    x, z = np.exp(np.asarray(jax.nn.log_softmax(found.network(x_t, -jnp.log(alpha_t))), np.float64)), np.eye(size)[np.asarray(x_t)]
+    kept = alpha_t / alpha_s
+    wanted = size * alpha_t * z * x + (kept - alpha_t) * z + (alpha_s - alpha_t) * x + (1 - kept) * (1 - alpha_s) / size
+    wanted = wanted / (size * alpha_t * (z * x).sum(-1, keepdims=True) + 1 - alpha_t)
+    step = sampling.plain(jnp.stack([t, s, 0 * s])).steps()
+    law, _ = solvers.stage_law(found.denoiser(found.params, x_t, t), (x_t,), (), jax.tree.map(lambda value: value[0], step), 0, process=found.process, solver="tweedie", form="score")
+    np.testing.assert_allclose(law, wanted, atol=2e-6)  # float32
 
 
 def test_lightning_checkpoint_and_its_average():
@@ -152,8 +169,18 @@ def cut(share):
     return apply
 
 
+def tabled(header):
+    """A safetensors file with a table of tensors and no more."""
+    text = json.dumps(header).encode()
+    return lambda folder: (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+
+
 QKV = "backbone.blocks.1.attn_qkv.weight"
 BAD = {
+    "table of numbers": ("mdlm_dit", tabled({"a": 5}), {}, "is damaged: its table says 5 of tensor 'a'; expected dtype, shape and two data_offsets"),
+    "table of text": ("mdlm_dit", tabled({"a": {"dtype": "F32", "shape": [2], "data_offsets": "0"}}), {}, "of tensor 'a'; expected dtype, shape and two data_offsets"),
+    "noise is text": ("sedd_absorb", configured(noise={"type": "loglinear", "eps": "x"}), {}, "config.json has noise.eps 'x'; allowed: a number"),
+    "type is a list": ("mdlm_dit", configured(model_type=["mdlm"]), {}, "which family this is; allowed: family= one of"),
     "renamed": ("mdlm_dit", edited(lambda flat: flat.update({"backbone.blocks.1.qkv.weight": flat.pop(QKV)})), {}, "tensor 'backbone.blocks.1.attn_qkv.weight' is missing: found none, expected shape (144, 48); the file has 'backbone.blocks.1.qkv.weight' of shape (144, 48), which is not expected"),
     "missing": ("mdlm_dit", edited(lambda flat: flat.pop("backbone.output_layer.linear.bias")), {}, "tensor 'backbone.output_layer.linear.bias' is missing: found none, expected shape (31,)"),
     "mis-shaped": ("mdlm_dit", edited(lambda flat: flat.update({QKV: flat[QKV][:-1].copy()})), {}, f"tensor '{QKV}' has shape (143, 48), expected (144, 48)"),
@@ -287,10 +314,12 @@ def test_export_to_other_layouts(tmp_path, key):
 
 def test_time_free_network(tmp_path, key):
     """RADD's layout: SEDD's without a noise level, LayerNorms with biases; its denoiser does not know t."""
-    config = {"graph": {"type": "absorb"}, "noise": {"type": "loglinear"}, "tokens": 11, "model": {"hidden_size": 16, "n_blocks": 2, "n_heads": 2, "length": 8, "cond_dim": 128}}
+    config = {"noise": {"type": "loglinear"}, "tokens": 11, "model": {"type": "ddit_wot", "hidden_size": 16, "n_blocks": 2, "n_heads": 2, "length": 8, "cond_dim": 128}}
     made = pretrained.fresh(key, config, family="radd")
     moved = made._replace(params=jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), made.params))
-    found = pretrained.load(pretrained.export(moved, tmp_path / "radd"))
+    folder = pretrained.export(moved, tmp_path / "radd")
+    configured(graph=None)(folder)  # the authors' has none
+    found = pretrained.load(folder)
     names = load_file(tmp_path / "radd/model.safetensors").keys()
     assert found.description["family"] == "radd" and "blocks.1.norm2.bias" in names and not any("adaLN" in name or "sigma" in name for name in names)
     assert checkpoints.digest(found.params) == checkpoints.digest(moved.params)
@@ -377,7 +406,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("rounds")
     for variant, method in (("smoke", "di4c"), ("sdtt", "sdtt")):
         config = runpy.run_path(str(ROOT / "configs/di4c_text.py"))["get_config"](variant)
-        config.update_from_flattened_dict({"teacher": str(FOLDER / "sdtt_student"), "rounds": 1, "train.steps": 2, "train.batch": 2, "train.microbatches": 1, "train.evaluate_every": 5, "train.ema": 0.0})
+        config.update_from_flattened_dict({"teacher": str(FOLDER / "sdtt_student"), "rounds": 1, "train.steps": 2, "train.batch": 8, "train.microbatches": 1, "train.evaluate_every": 5, "train.ema": 0.0})
         (root / method).mkdir()
         rounds.run(config, root / method)
     return root

@@ -180,16 +180,14 @@ def test_two_stages_draw_the_law(key):
 
 
 def test_large_vocabularies_take_the_same_paths(key):
-    """With blocks too the skipping path draws the plain path's samples, and a temperature of 1 is no temperature."""
+    """With blocks too the skipping path draws the plain path's samples, at any temperature."""
     size = solvers.BLOCKED + 5
     process = processes.Absorbing(size)
     denoise = table_denoiser(jax.random.normal(key, (3, 6, size)))
-    student = sampling.plain(jnp.asarray([1.0, 0.6, 0.3, 0.0]))
-    plain, skipping = (sampling.sample(key, student, denoise, (3, 6), process=process, chunk=chunk) for chunk in (0, 4))
-    np.testing.assert_array_equal(plain, skipping)
-    log_p = denoise.head(denoise.features(plain, 0.5))
-    np.testing.assert_array_equal(solvers.temper(log_p, 1.0), log_p)
-    np.testing.assert_allclose(solvers.temper(log_p, 2.0), jax.nn.log_softmax(log_p / 2), rtol=1e-6)
+    for temperature in (1.0, 0.7):
+        student = sampling.plain(jnp.asarray([1.0, 0.6, 0.3, 0.0]), temperature)
+        plain, skipping = (sampling.sample(key, student, denoise, (3, 6), process=process, chunk=chunk) for chunk in (0, 4))
+        np.testing.assert_array_equal(plain, skipping)
 
 
 def test_canonical_names_one_law():

@@ -47,7 +47,8 @@ class Subwords:
 
     def decode(self, symbols: np.ndarray) -> str:
         """symbols (n,) -> text, without what lies past the vocabulary (the mask)."""
-        return self._tokenizer.decode([i for i in np.asarray(symbols).tolist() if i < self.size], skip_special_tokens=False)
+        size = self.size
+        return self._tokenizer.decode([i for i in np.asarray(symbols).tolist() if i < size], skip_special_tokens=False)
 
 
 @functools.lru_cache(maxsize=8)

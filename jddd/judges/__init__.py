@@ -32,7 +32,7 @@ class Judge(NamedTuple):
 
 def known(name: str | Path) -> bool:
     """Whether a name is that of a published judge: a .gguf file, a folder with a config.json, or a hub id, owner/name or owner/name@revision, that is no path here."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix == ".gguf" or (path / "config.json").is_file():
         return True
     return bool(hub.ID.fullmatch(str(name))) and not any(Path(f"{name}{end}").exists() for end in ("", ".safetensors", ".json"))
@@ -44,9 +44,9 @@ def load(name: str | Path, *, tokenizer: str | Path = "", dtype: str = "float32"
     tokenizer: a path for jddd.data.subwords where the judge's own files hold none; dtype: of parameters and activations, 'float32' or 'bfloat16' (half the
     memory; softmaxes and log-probabilities stay float32). Raises ValueError naming the first offending file, field or tensor, the shape found and the
     shape expected."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.exists() and path.suffix != ".gguf":
-        if not hub.ID.fullmatch(str(name)):
+        if not hub.ID.fullmatch(str(name)) or path.parent.is_dir():  # in a folder that is here a name is a mistyped path
             raise ValueError(f"judge {str(name)!r} does not exist; allowed: a folder with config.json and model.safetensors, a .gguf file, or a hub id, owner/name")
         path = _from_hub(str(name))
     config, params = gguf_files.load(path, dtype) if path.suffix == ".gguf" else folders.load(path, dtype)

@@ -78,4 +78,4 @@ def assemble(config: LMConfig, table: Table, have: dict[str, tuple[int, ...]], r
         value = tensor(name).T if transposed else tensor(name)  # vectors are their own transpose
         for part, piece in zip(parts, np.split(value, np.cumsum([ours[part][-1] for part in parts])[:-1], -1), strict=True):
             layers.setdefault(part.removeprefix("block."), []).append(jnp.asarray(piece, config.dtype))
-    return params | {"blocks": {name: jnp.stack(pieces) for name, pieces in layers.items()}}
+    return params | {"blocks": {name: jnp.stack(layers.pop(name)) for name in list(layers)}}  # one stack at a time: a second copy of a layer, not of all

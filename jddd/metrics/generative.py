@@ -177,19 +177,19 @@ class JudgeScorer(NamedTuple):
     def params(self) -> Any:
         return self.judge.params
 
-    def _rows(self, samples: np.ndarray) -> Rows:
-        return score(self.judge, [self.tokenizer.decode(row) for row in samples], self.protocol)
+    def _rows(self, texts: list[str]) -> Rows:
+        return score(self.judge, texts, self.protocol)
 
     def bits(self, samples: np.ndarray) -> np.ndarray:
         """The judge's bits a character of each sample (N, L), (N,); nan for one of a single token."""
-        return _bits(self._rows(samples))
+        return _bits(self._rows([self.tokenizer.decode(row) for row in samples]))
 
     def __call__(self, samples: np.ndarray) -> dict:
         """All figures of samples (N, L): those of jddd.metrics.text.score, with bits a character of the judge as judge_bits; generative_perplexity of the
         judge's tokens, and beside it token_entropy in nats of the sampler's symbols within a sample, with their intervals (95 %)."""
-        rows = self._rows(samples)
-        found = summary(rows, self.judge, self.protocol, own=samples)
         texts = [self.tokenizer.decode(row) for row in samples]
+        rows = self._rows(texts)
+        found = summary(rows, self.judge, self.protocol, own=samples)
         spread = lambda value, error: (value - 1.96 * error, value + 1.96 * error)
         figures = {"generative_perplexity": found.perplexity, "generative_perplexity_interval": spread(found.perplexity, found.perplexity_error)}
         figures |= {"token_entropy": found.entropy, "token_entropy_interval": spread(found.entropy, found.entropy_error)}

@@ -45,19 +45,21 @@ def judge_bits(params, samples: np.ndarray, *, denoiser: Denoiser, start_id: int
 
 
 def score(samples: np.ndarray, bits: np.ndarray, texts: list[str], vocabulary: frozenset[str], *, repeats: int = 200) -> dict[str, float | list[float]]:
-    """All figures of samples (N, L) with the judge's bits (N,): judge_bits and, beside it, entropy_1 and entropy_4 in bits, words, distinct_4;
-    judge_bits_error, its standard error; intervals (95 %) under the
-    same names with '_interval'."""
+    """All figures of samples (N, L) with the judge's bits (N,), nan for those it cannot score: judge_bits, the mean of the others, and, beside it, entropy_1
+    and entropy_4 in bits, words, distinct_4; judge_bits_error, its standard error; unscored, how many were not; intervals (95 %) under the same names with
+    '_interval'."""
     one, four, words = ngrams(samples, 1), ngrams(samples, 4), spelled(texts, vocabulary)
+    mean = lambda values: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    scored = bits[np.isfinite(bits)]
     statistics = {
-        "judge_bits": lambda index: float(bits[index].mean()),
+        "judge_bits": lambda index: mean(bits[index]),
         "entropy_1": lambda index: entropy(one[index]),
         "entropy_4": lambda index: entropy(four[index]),
-        "words": lambda index: float(np.nanmean(words[index])) if np.isfinite(words[index]).any() else float("nan"),
+        "words": lambda index: mean(words[index]),
         "distinct_4": lambda index: distinct(four[index]),
     }
     everything = np.arange(len(samples))
-    result: dict = {"judge_bits_error": float(bits.std(ddof=1) / np.sqrt(len(bits))) if len(bits) > 1 else float("nan")}
+    result: dict = {"judge_bits_error": float(scored.std(ddof=1) / np.sqrt(len(scored))) if len(scored) > 1 else float("nan"), "unscored": len(bits) - len(scored)}
     for name, statistic in statistics.items():
         result[name] = statistic(everything)
         if name in ("judge_bits", "words"):

@@ -195,6 +195,7 @@ def outputs(config: DDiTConfig, process) -> Denoiser:
 
 
 def denoiser(config: DDiTConfig, process: processes.Absorbing | processes.Uniform) -> Denoiser:
-    """log p(x_0 | x_t) of a network that gives its logits: MDLM's SUBS (the mask is no answer; samplers keep clean sites) and Duo's log-softmax."""
+    """The law of a network that gives its logits: of MDLM's log p(x_0 | x_t), SUBS (the mask is no answer; samplers keep clean sites); of Duo's the law of each
+    site given the others, to which processes.with_evidence adds what the site itself shows."""
     given = outputs(config, process)
     return given._replace(head=lambda params, hidden: jax.nn.log_softmax(given.head(params, hidden), -1))

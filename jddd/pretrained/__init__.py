@@ -95,7 +95,7 @@ def _published(name: str, **options) -> Pretrained:
     path = Path(name).expanduser()
     file = path if path.exists() else path.with_name(path.name + ".safetensors")
     if not (name and file.exists()):
-        if not hub.ID.fullmatch(name):
+        if not hub.ID.fullmatch(name) or path.parent.is_dir():  # in a folder that is here a name is a mistyped path, not a stranger's repository
             unset = "" if name else " (is config field teacher set?)"
             raise ValueError(f"network {name!r} does not exist{unset}; allowed: {', '.join(names())}, the path of a .safetensors file or of a folder with a published checkpoint, or an id 'owner/name' of the Hugging Face hub")
         file = hub.fetch(name, average=options["average"])

@@ -72,7 +72,11 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         header, start = _header(path)
     except (OSError, ValueError, struct.error) as error:
         raise ValueError(f"checkpoint {str(path)!r} is damaged or truncated: its table of tensors cannot be read ({error or type(error).__name__})") from None
-    for name, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [0])):
+    for name, entry in header.items():
+        numbers = [value for field in ("data_offsets", "shape") for value in (entry.get(field) if isinstance(entry, dict) and isinstance(entry.get(field), list) else [None])]
+        if not all(isinstance(value, int) and value >= 0 for value in numbers) or len(entry["data_offsets"]) != 2:
+            raise ValueError(f"checkpoint {str(path)!r} is damaged: its table says {str(entry)[:100]} of tensor {name!r}; expected dtype, shape and two data_offsets")
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry.get("dtype") not in FLOATS:
             raise ValueError(f"checkpoint {str(path)!r}: tensor {name!r} of shape {tuple(entry.get('shape', ()))} has type {entry.get('dtype')}, expected one of {', '.join(FLOATS)}")
         wanted, there = start + entry["data_offsets"][1], path.stat().st_size
@@ -98,6 +102,8 @@ def read_torch(path: Path) -> Weights:
         import torch
     except ImportError:
         raise ValueError(f"checkpoint {str(path)!r} is a torch file, which needs the package torch: pip install 'jddd[torch]', or convert it to safetensors") from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):  # before, weights_only=True could be made to run code (CVE-2025-32434)
+        raise ValueError(f"checkpoint {str(path)!r} is a torch file, and the package torch here is {torch.__version__}; allowed: torch 2.6 or newer, or safetensors")
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common type for what a damaged or a foreign file makes it raise
@@ -113,4 +119,6 @@ def read_torch(path: Path) -> Weights:
             raise ValueError(f"checkpoint {str(path)!r}: tensor {name!r} of shape {value.shape} has type {value.dtype}, expected floats")
     average = found.get("ema") if isinstance(found, dict) else None
     shadow = average.get("shadow_params") if isinstance(average, dict) else None
+    if shadow is not None and not (isinstance(shadow, (list, tuple)) and all(isinstance(value, torch.Tensor) for value in shadow)):
+        raise ValueError(f"checkpoint {str(path)!r}: ema.shadow_params holds other things than tensors, expected a list of them")
     return Weights(tensors, None if shadow is None else [array(value) for value in shadow])

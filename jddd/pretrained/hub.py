@@ -26,7 +26,7 @@ def fetch(name: str, *, average: bool = False) -> Path:
         try:
             file = Path(hf_hub_download(owner, wanted, revision=(first.parent.name if first else revision) or None, local_files_only=constants.HF_HUB_OFFLINE))
         except errors.EntryNotFoundError as error:
-            if first is None and isinstance(error, errors.LocalEntryNotFoundError):  # not cached, and the hub was not or cannot be asked
+            if isinstance(error, errors.LocalEntryNotFoundError) and (first is None or not constants.HF_HUB_OFFLINE):  # not cached, and the hub cannot be asked
                 raise ValueError(f"network {name!r} does not exist here, and as an id of the Hugging Face hub it is not in the cache: {' '.join(str(error).split())[:200]}") from None
             continue
         except Exception as error:  # no such repository or revision, no rights, no connection: types of several libraries

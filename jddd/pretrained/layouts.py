@@ -140,13 +140,14 @@ def look(config: dict, path: str) -> Any:
 def recognise(config: dict, names: set[str]) -> tuple[str, str] | None:
     """(family, what shows it) of a config and the bare names of tensors, None where nothing does."""
     model, parameterization, algorithm = (look(config, path) for path in ("model_type", "parameterization", "algo.name"))
-    if model in FAMILIES:
-        return str(model), f"model_type is {model!r}"
+    if isinstance(model, str) and model in FAMILIES:
+        return model, f"model_type is {model!r}"
     if any(name.startswith("latent_projection.") for name in names) or config.get("is_di4c") is True:
         return "di4c", "is_di4c is true" if config.get("is_di4c") is True else "its tensors have 'latent_projection.0.weight'"
+    if "vocab_embed.embedding" in names and "blocks.0.norm1.bias" in names:  # RADD's own configs have no graph
+        return "radd", "its tensors have 'blocks.0.norm1.bias'"
     if look(config, "graph.type"):
-        timeless = "vocab_embed.embedding" in names and "blocks.0.norm1.bias" in names
-        return ("radd", "its tensors have 'blocks.0.norm1.bias'") if timeless else ("sedd", f"graph.type is {look(config, 'graph.type')!r}")
+        return "sedd", f"graph.type is {look(config, 'graph.type')!r}"
     if isinstance(algorithm, str) and (named := algorithm.partition("_")[0]) in ("duo", "mdlm"):
         return named, f"algo.name is {algorithm!r}"
     if "sdtt" in str(look(config, "parameterization.name")):
@@ -177,7 +178,12 @@ def _process(config: dict, family: Family, where: str) -> dict:
     name = look(config, "noise.type") or "loglinear"
     if name not in ("loglinear", "log-linear", "geometric"):
         raise ValueError(f"{where}: config.json has noise.type {name!r}; allowed: loglinear, geometric")
-    given = {field: float(look(config, f"noise.{field}") or getattr(NoiseConfig, field)) for field in ("eps", "sigma_min", "sigma_max")}
+    given = {}
+    for field in ("eps", "sigma_min", "sigma_max"):
+        value = look(config, f"noise.{field}")
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"{where}: config.json has noise.{field} {value!r}; allowed: a number")
+        given[field] = float(getattr(NoiseConfig, field) if value is None else value)
     return dataclasses.asdict(NoiseConfig(name=kind, schedule="geometric" if name == "geometric" else "linear", **given))
 
 
