@@ -288,7 +288,7 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
 
 
 @functools.partial(jax.jit, static_argnames=("student", "process", "count"))
-def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: float | None = None, count: int = 64) -> Float[Array, "b"]:
+def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: Time | None = None, count: int = 64) -> Float[Array, "b"]:
     """log mean_j prod_d p_j,d(x_0) - sum_d log mean_j p_j,d(x_0) in nats at a noising x_t of each row: how much likelier the data are by the student's
     correlations than by its marginals, over the noised sites that a step of length `step` reveals (None: all). `count` fixed latents, one after another;
     0 for a product, at most (D - 1) log(count) for D counted sites."""

@@ -56,7 +56,7 @@ def read(path: Path) -> Weights:
     return read_torch(path) if path.suffix in TORCH else Weights(read_safetensors(path))
 
 
-def _header(path: Path) -> tuple[dict[str, dict], int]:
+def _header(path: Path) -> tuple[dict[str, Any], int]:
     """(what a safetensors file says of its tensors, where their bytes begin)."""
     with path.open("rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
