@@ -444,3 +444,15 @@ def test_tokenizers_of_imported_networks():
     assert pretrained.with_data(found, build.DataConfig(tokenizer="numbers:32"))[1].tokenizer == "characters"
     with pytest.raises(ValueError, match="of 27 symbols, and the network .* has 30"):
         pretrained.with_data(pretrained.load(FOLDER / "mdlm_dit"), data)
+
+
+def test_long_rows_attend_head_by_head(key):
+    """Rows long enough for attention by heads: the same numbers and gradients as all heads at once; float32, sums of 512 terms in another order."""
+    q, k, v = jax.random.normal(key, (3, 2, 3, ddit.LONG, 4))
+
+    def whole(q, k, v):
+        return jnp.einsum("bhlm,bhmd->bhld", jax.nn.softmax(jnp.einsum("bhld,bhmd->bhlm", q, k), -1), v)
+
+    np.testing.assert_allclose(ddit.attend(q, k, v), whole(q, k, v), atol=1e-5)
+    gradients = [jax.jit(jax.grad(lambda *inputs, f=f: (f(*inputs) ** 2).sum(), (0, 1, 2)))(q, k, v) for f in (ddit.attend, whole)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), *gradients)

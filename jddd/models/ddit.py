@@ -23,6 +23,7 @@ from jddd.types import Denoiser
 SIGMA_FEATURES = 256
 LATENT_FEATURES = 128
 LATENT_WIDTH = 512
+LONG = 512  # sites from which on a CPU takes attention head by head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,20 @@ def rotate(x: Float[Array, "b h l d"], loose: int = 0) -> Float[Array, "b h l d"
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
+def attend(q: Float[Array, "b h l d"], k: Float[Array, "b h l d"], v: Float[Array, "b h l d"]) -> Float[Array, "b h l d"]:
+    """Softmax attention of scaled queries, the softmax in float32. On a CPU long rows go head by head: a table of 1024 x 1024 weights stays in its cache."""
+
+    def one(q, k, v):
+        weight = jnp.einsum("...ld,...md->...lm", q, k).astype(jnp.float32)
+        return jnp.einsum("...lm,...md->...ld", jax.nn.softmax(weight, -1).astype(v.dtype), v)
+
+    def by_head(q, k, v):
+        heads = jax.lax.map(lambda head: one(*head), tuple(jnp.moveaxis(array, 1, 0) for array in (q, k, v)))
+        return jnp.moveaxis(heads, 0, 1)
+
+    return jax.lax.platform_dependent(q, k, v, cpu=by_head, default=one) if q.shape[2] >= LONG else one(q, k, v)
+
+
 def _frequencies(count: int, last: int) -> np.ndarray:
     """10,000^(-i / last), i < count, the exponent in float32: an angle of 1000 keeps 4 digits of its sine only if it is rounded as it was in training."""
     return np.exp((np.arange(count, dtype=np.float32) * np.float32(-math.log(10_000) / last)).astype(np.float64)).astype(np.float32)
@@ -114,8 +129,7 @@ class Block(nn.Module):
             shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation[:, None], 6, -1)
         h = Norm(c, name="norm_attention")(x, shift1, scale1)
         q, k, v = (jnp.swapaxes(y.reshape(*y.shape[:2], c.heads, -1), 1, 2) for y in jnp.split(dense(3 * c.width, "qkv", False)(h), 3, -1))
-        weight = jnp.einsum("bhld,bhmd->bhlm", rotate(q, c.latent) * (q.shape[-1] ** -0.5), rotate(k, c.latent)).astype(jnp.float32)
-        a = jnp.einsum("bhlm,bhmd->bhld", jax.nn.softmax(weight, -1).astype(dtype), v)
+        a = attend(rotate(q, c.latent) * (q.shape[-1] ** -0.5), rotate(k, c.latent), v)
         x = x + gate1 * dense(c.width, "attention_out", False)(jnp.swapaxes(a, 1, 2).reshape(x.shape))
         h = Norm(c, name="norm_mlp")(x, shift2, scale2)
         return x + gate2 * dense(c.width, "mlp_out", True)(nn.gelu(dense(4 * c.width, "mlp_in", True)(h), approximate=True))
