@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jddd import processes, schedules
-from jddd.solvers import BLOCKED, Step, temper
+from jddd.solvers import Step
 from jddd.solvers import draw as draw_symbols
 from jddd.types import BoundDenoiser, PRNGKey, Scalar
 
@@ -108,12 +108,11 @@ def absorbing_step(
         return threshold >= 1 - jnp.where(step.last, 1.0, chance)
 
     def draw(hidden, sites):
-        """Symbols (n,), the law they are drawn from, log p (n, V), and its log-mass (n,) before it was normalised, at flat sites (n,)."""
-        log_p = denoise.head(hidden)
-        if form == "score" and reveal not in ORDERED and process.symbols >= BLOCKED:  # only drawn from: no pass over a large vocabulary to normalise it again
-            log_p = log_p / step.temperature
-        else:
-            log_p = temper(log_p, step.temperature)
+        """Symbols (n,), the law they are drawn from, log p (n, V), normalised where a form or an order needs its values, and its log-mass (n,) before that, at
+        flat sites (n,)."""
+        log_p = denoise.head(hidden) / step.temperature
+        if form == "log_score" or reveal in ORDERED:  # else it is only drawn from, and a pass over a large vocabulary to normalise it is saved
+            log_p = jax.nn.log_softmax(log_p, -1)
         log_mass = jnp.zeros(sites.shape)
         if form == "log_score":
             log_mass = jax.nn.logsumexp(step.coefficient * log_p, -1)

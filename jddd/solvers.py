@@ -170,7 +170,7 @@ def dense_step(
         log_p = temper(denoise(states[-1], stages(solver, theta)[stage].time(step)), step.temperature)
         law, scores = stage_law(log_p, states, scores, step, stage, **options)
         key_stage = jax.random.fold_in(key, stage)
-        if law.shape[-1] < BLOCKED:
+        if law.shape[-1] < BLOCKED:  # one draw of noise for all sites: the samples of equal keys that the tables in docs were made with
             drawn = jax.random.categorical(key_stage, jnp.log(law), mode=precision).astype(x_t.dtype)
         else:
             drawn = draw(key_stage, jnp.log(law).reshape(-1, law.shape[-1]), jnp.arange(x_t.size), precision).reshape(x_t.shape).astype(x_t.dtype)

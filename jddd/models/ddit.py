@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jddd import processes, schedules
+from jddd.models.dit import rotate
 from jddd.types import Denoiser
 
 SIGMA_FEATURES = 256
@@ -57,20 +58,6 @@ class DDiTConfig:
             raise ValueError("model.cond_dim is 0 with model.time_conditioning; allowed: a width above 0, or no conditioning")
         if self.latent and self.scores:
             raise ValueError("model.latent is True with model.scores; allowed: logits of x_0")
-
-
-def rotary_frequencies(half: int) -> np.ndarray:
-    """10,000^(-i / half), i < half. At position 1000 the last digit of a frequency moves an angle by 1e-4, so they are rounded as the published buffer is."""
-    return np.float32(1) / (10_000.0 ** (np.arange(half, dtype=np.float32) / np.float32(half)).astype(np.float64)).astype(np.float32)
-
-
-def rotate(x: Float[Array, "b h l d"], loose: int = 0) -> Float[Array, "b h l d"]:
-    """Rotary positions (Su et al. 2021), base 10,000, in halves; the last `loose` tokens have none."""
-    half, length = x.shape[-1] // 2, x.shape[-2]
-    angle = jnp.where(jnp.arange(length) < length - loose, jnp.arange(length, dtype=jnp.float32), 0.0)[:, None] * rotary_frequencies(half)
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 def attend(q: Float[Array, "b h l d"], k: Float[Array, "b h l d"], v: Float[Array, "b h l d"]) -> Float[Array, "b h l d"]:

@@ -15,6 +15,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jddd.types import Denoiser
@@ -55,10 +56,15 @@ class DiTConfig:
             raise ValueError("model.latent is True with model.causal or model.scores; allowed: a denoiser of log-probabilities")
 
 
+def rotary_frequencies(half: int) -> np.ndarray:
+    """10,000^(-i / half), i < half. At position 1000 the last digit of a frequency moves an angle by 1e-4, so they are rounded as published buffers are."""
+    return np.float32(1) / (10_000.0 ** (np.arange(half, dtype=np.float32) / np.float32(half)).astype(np.float64)).astype(np.float32)
+
+
 def rotate(x: Float[Array, "b h l d"], loose: int = 0) -> Float[Array, "b h l d"]:
     """Rotary position embedding (Su et al. 2021), base 10,000, halves layout; the last `loose` tokens have no position."""
     half, length = x.shape[-1] // 2, x.shape[-2]
-    angle = jnp.where(jnp.arange(length) < length - loose, jnp.arange(length), 0)[:, None] * 10_000.0 ** (-jnp.arange(half) / half)
+    angle = jnp.where(jnp.arange(length) < length - loose, jnp.arange(length, dtype=jnp.float32), 0.0)[:, None] * rotary_frequencies(half)
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)

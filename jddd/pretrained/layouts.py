@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from jddd.build import NoiseConfig
 from jddd.models import ddit
+from jddd.models.dit import rotary_frequencies
 
 
 class Family(NamedTuple):
@@ -122,7 +123,7 @@ def from_params(params: dict, config: ddit.DDiTConfig, prefix: str) -> dict[str,
     ours = traverse_util.flatten_dict(jax.device_get(params))
     array = lambda tensor: np.ascontiguousarray(np.asarray(ours[tensor.path], np.float32).T if tensor.transposed else np.asarray(ours[tensor.path], np.float32))
     half = config.width // config.heads // 2
-    return {prefix + tensor.name: array(tensor) for tensor in tensors(config)} | {prefix + BUFFERS[0]: ddit.rotary_frequencies(half)}
+    return {prefix + tensor.name: array(tensor) for tensor in tensors(config)} | {prefix + BUFFERS[0]: rotary_frequencies(half)}
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------ config.json
