@@ -32,15 +32,15 @@ def get_config(variant: str = "") -> ConfigDict:
         config.experiment = "compare"
         config.students = ConfigDict({"Di4C": "di4c_molecules", "Di4C_twice": "", "SDTT": ""})
         config.distill = defaults(LSDConfig)
-        config.report = defaults(CompareConfig)
+        config.report = defaults(CompareConfig, remask=0.05, remask_temperature=0.9)
         if variant == "smoke_table":
             config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)
-            config.report = defaults(CompareConfig, nfe=(4,), teacher_steps=8, samples=8, batch=8, cost_windows=32, bootstrap=20)
+            config.report = defaults(CompareConfig, nfe=(4,), teacher_steps=8, remask=0.05, samples=8, batch=8, cost_windows=32, bootstrap=20)
         return config
     if variant == "sdtt":
         return recipes.student(config, "sdtt", rounds=5)
     config = recipes.student(config, "di4c", rounds=2, smoke=variant == "smoke")
     if variant == "train":  # for spread reveals, which suit molecules; steps up to those of NFE 3
         config.distill.update(reveal="spread", step_high=0.34, start_share=0.2)
-        config.train.update(steps=700, batch=16, microbatches=4)
+        config.train.update(steps=1600, batch=16, microbatches=4, evaluate_every=800)
     return config

@@ -11,23 +11,28 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jddd import build, checkpoints, domains, evaluate, grids, pretrained, report, runs, sampling, solvers
+from jddd import build, checkpoints, domains, evaluate, grids, pretrained, processes, remasking, report, runs, sampling, solvers
 from jddd.distill import lsd, mixtures
 from jddd.evaluate import Bench
 from jddd.runs import Entry
-from jddd.students import distil_all
+from jddd.students import Distilled, distil_all
 from jddd.writers import Stages
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
-    """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; hybrid: the share of the
-    steps that a hybrid sampler gives to the teacher, its last ones; cost_windows: of data that LSD+ measures costs on, a multiple of 32 (0: no LSD+ rows)."""
+    """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; remask, remask_at,
+    remask_temperature: eta, share of clean sites and temperature of a second long run, ReMDM-loop with 0.7 of its steps in the loop (jddd.remasking; eta 0:
+    none); hybrid: the share of the steps that a hybrid sampler gives to the teacher, its last ones; cost_windows: of data that LSD+ measures costs on, a
+    multiple of 32 (0: no LSD+ rows)."""
 
     nfe: tuple = (2, 4, 8, 16)
     teacher_steps: int = 256
     samples: int = 512
     batch: int = 64
+    remask: float = 0.0
+    remask_at: float = 0.95
+    remask_temperature: float = 1.0
     hybrid: float = 0.5
     cost_windows: int = 64
     bootstrap: int = 200
@@ -37,6 +42,8 @@ class CompareConfig:
     def __post_init__(self):
         if not self.nfe or not all(isinstance(v, int) and v >= 1 for v in self.nfe):
             raise ValueError(f"config field report.nfe is {self.nfe}; allowed: whole numbers of 1 or more")
+        if not 0 <= self.remask <= 1:
+            raise ValueError(f"config field report.remask is {self.remask}; allowed: 0 to 1")
         if not 0 <= self.hybrid < 1:
             raise ValueError(f"config field report.hybrid is {self.hybrid}; allowed: 0 or more, below 1")
         if self.cost_windows < 0 or self.cost_windows % 32:
@@ -74,6 +81,26 @@ def gaps(rows: list[dict], field: str) -> list[dict]:
     return found
 
 
+def teacher_runs(sizes: CompareConfig, process) -> list[Entry]:
+    """The teacher's long runs: plain, and by ReMDM-loop where report.remask is above 0. Raises ValueError for a process without a mask and for a loop that
+    leaves a part without a step."""
+    found = [Entry("Teacher", "uniform", sampling.plain(grids.uniform(sizes.teacher_steps)))]
+    if sizes.remask:
+        if not isinstance(process, processes.Absorbing):
+            raise ValueError(f"config field report.remask is {sizes.remask} with {type(process).__name__}; allowed: 0, or a teacher of the absorbing process")
+        times, shares = remasking.loop(sizes.teacher_steps, process, at=sizes.remask_at, eta=sizes.remask, first=0.2, middle=0.7)
+        found.append(Entry("Teacher, ReMDM", "loop", sampling.plain(times, sizes.remask_temperature).replace(remasks=shares)))
+    return found
+
+
+def lacking(name: str, found: Distilled, limit: float, length: int) -> list[dict]:
+    """For each NFE the bits a sequence that a network's runs cost over `limit` bits a symbol, the teacher's NELBO: what it leaves out of the correlations
+    between sites revealed together, on a uniform grid and as learned, of independent and of spread reveals. A mixture's is its joint price (an upper bound
+    of it: over 16 latents)."""
+    samplers = {"uniform": "uniform", "LSD+ (Tweedie)": "LSD+", "uniform, spread": "uniform, spread", "LSD+ spread (Tweedie)": "LSD+ spread"}
+    return [{"network": name, "nfe": bound["nfe"]} | {shown: (bound[key] + found.limit - limit) * length for key, shown in samplers.items() if key in bound} for bound in found.bounds]
+
+
 def run(config: ConfigDict, workdir: Path) -> dict:
     """The whole comparison; returns what metrics.json holds, without its tables. A run that was killed goes on where it was."""
     stages, workdir = Stages(), Path(workdir)
@@ -97,10 +124,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             if (student.network.process, student.network.tokenizer, student.network.length) != (network.process, network.tokenizer, network.length):
                 raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, a network of another process, tokenizer or length than the teacher's; allowed: its students")
         corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "test")}
+        long_runs = teacher_runs(sizes, network.process)
         domain = domains.of(network, data.tokenizer.partition(":")[0], corpora, judge=config.get("judge", ""), samples=sizes.samples, repeats=sizes.bootstrap)
         digests = {name: checkpoints.digest(found.params) for name, found in {"teacher": teacher, **students}.items()}
         runs.record(workdir, config, digests | {"data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
-    rows, entries, samples, learned = [], [], {}, {}
+    rows, entries, samples, learned, distilled = [], [], {}, {}, {}
 
     def bench_of(found: pretrained.Pretrained) -> Bench:
         common = dict(length=network.length, count=sizes.samples, batch=min(sizes.batch, sizes.samples), seed=sizes.seed, precision=sizes.precision, score=domain.score)
@@ -117,10 +145,11 @@ def run(config: ConfigDict, workdir: Path) -> dict:
         windows = corpora["train"].windows(sizes.cost_windows)
         windows = windows[: len(windows) // 32 * 32]
         for name, bench in benches.items():
-            found = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
+            found = distilled[name] = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
             learned[name] = [e for e in found.entries if e.sampler in ("LSD+ (Tweedie)", "LSD+ spread (Tweedie)")]
     with stages("sample and score the teacher's long run"):
-        add(benches["Teacher"], Entry("Teacher", "uniform", sampling.plain(grids.uniform(sizes.teacher_steps))))
+        for entry in long_runs:
+            add(benches["Teacher"], entry)
     with stages("sample and score the table"):
         for nfe in tqdm(sizes.nfe, desc="table"):
             uniform, cosine = sampling.plain(grids.uniform(nfe)), sampling.plain(grids.cosine(nfe))
@@ -137,8 +166,9 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     with stages("score held-out data"):
         real = {"data": "held-out", "samples": len(domain.held_out)} | domain.score(domain.held_out)
     field = domain.headline[0]
+    lacks = [row for name, found in distilled.items() for row in lacking(name, found, distilled["Teacher"].limit, network.length)]
     result = {
-        "name": config.name, "columns": domain.columns, "headline": domain.headline, "rows": rows, "gaps": gaps(rows, field), "held_out": real,
+        "name": config.name, "columns": domain.columns, "headline": domain.headline, "note": domain.note, "rows": rows, "gaps": gaps(rows, field), "lacks": lacks, "held_out": real,
         "networks": {name: found.description["metrics"] for name, found in networks.items()}, "config": json.loads(config.to_json()), "versions": report.versions(), "seconds": stages.seconds,
     }  # fmt: skip
     with stages("write the report"):
@@ -159,6 +189,7 @@ def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain
         report.note(domain.note),
         report.section("Samplers", report.table(result["rows"], domain.columns)),
         report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"], {k: k.replace("_", " ") for k in result["gaps"][0] if k != "closed_interval"})),
+        report.section("What a run lacks", report.note("Bits a sequence over the teacher's NELBO: what steps leave out of the correlations between sites that they reveal together."), report.table(result["lacks"])) if result["lacks"] else "",
         report.section("Held-out data", report.table([result["held_out"]])),
         report.plots({"quality against NFE": report.against_nfe(result["rows"], domain.panels)}, path.parent / "plots"),
         report.section("Networks", report.table(networks, keys)),

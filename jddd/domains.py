@@ -61,12 +61,11 @@ def text(network: build.Network, corpora: dict, judge: str, *, samples: int, rep
     """Text, scored by an autoregressive judge; raises ValueError where the judge reads other symbols."""
     score = scorer(network, judge, frozenset(network.tokenizer.decode(corpora["train"].symbols).split(" ")), repeats=repeats)
     published = isinstance(score, JudgeScorer)
-    panels = {"judge_bits": "judge bits a character (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
     note = "Judge bits fall when samples are merely sharper, so read them beside the entropies; compare entropies at equal sample counts only."
     if published:
         note += f" Generative perplexity: {score.protocol.stated(score.judge)}. Token entropy: of the sampler's symbols within a sample, mean over samples."
     show = functools.partial(_texts, network.tokenizer)
-    return Domain(text_report.columns(published), text_report.HEADLINE, panels, score, show, corpora["test"].windows(samples), note)
+    return Domain(text_report.columns(published), text_report.HEADLINE, text_report.panels(published), score, show, corpora["test"].windows(samples), note)
 
 
 def molecules(network: build.Network, corpora: dict, *, samples: int, references: int = 2000) -> Domain:

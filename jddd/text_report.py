@@ -11,7 +11,7 @@ from jddd import report
 from jddd.runs import Entry
 
 COLUMNS = {
-    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "judge_bits": "judge bits/char", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
+    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "judge_bits": "judge bits a symbol", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
     "words": "words known", "distinct_4": "distinct 4-grams", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
 }  # fmt: skip
 JUDGED = {"generative_perplexity": "generative perplexity, a token of the judge", "token_entropy": "token entropy, nats"}  # what a published judge has besides
@@ -19,9 +19,15 @@ HEADLINE = ["judge_bits", "entropy_4"]
 
 
 def columns(published: bool) -> dict[str, str]:
-    """The columns of a table; published: with the figures of a published judge (jddd.metrics.generative), perplexity and entropy side by side."""
-    (*first, bits), rest = list(COLUMNS.items())[:4], list(COLUMNS.items())[4:]
-    return dict([*first, *JUDGED.items(), bits, *rest]) if published else COLUMNS
+    """The columns of a table; published: with the figures of a published judge (jddd.metrics.generative), perplexity and entropy side by side, and its bits a
+    character, as its symbols are not the sampler's; jddd's own judge reads the same."""
+    first, rest = list(COLUMNS.items())[:3], list(COLUMNS.items())[4:]
+    return dict([*first, *JUDGED.items(), ("judge_bits", "judge bits a character"), *rest]) if published else COLUMNS
+
+
+def panels(published: bool) -> dict[str, str]:
+    """What is plotted against NFE: fields and titles."""
+    return {"judge_bits": f"{columns(published)['judge_bits']} (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
 
 
 def _quality_entropy(result: dict) -> Figure:
@@ -33,7 +39,7 @@ def _quality_entropy(result: dict) -> Figure:
         axis.plot([p["entropy_4"] for p in points], [p["judge_bits"] for p in points], "o", ms=4, label=name)
     for text in result["judge_order"][:1]:
         axis.plot(text["entropy_4"], text["judge_bits"], "k*", ms=11, label=text["text"])
-    axis.set(xlabel="4-gram entropy of the samples, bits", ylabel="judge bits a character", title="quality against entropy: lower right is better")
+    axis.set(xlabel="4-gram entropy of the samples, bits", ylabel=result["columns"]["judge_bits"], title="quality against entropy: lower right is better")
     axis.legend(fontsize=6, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
 
@@ -43,22 +49,21 @@ def _costs(result: dict) -> Figure:
     left, right = figure.subplots(1, 2)
     if profile := result["profile"]:
         left.plot(profile["rates"], profile["bits"], marker=".")
-        left.set(xlabel="mask rate m", ylabel="bits a masked character", title=f"CE(m); its integral, the NELBO: {profile['nelbo_bits']:.3f} bits")
+        left.set(xlabel="mask rate m", ylabel="bits a masked symbol", title=f"CE(m); its integral, the NELBO: {profile['nelbo_bits']:.3f} bits")
     for name in [k for k in result["bounds"][0] if k != "nfe"]:
         points = [(b["nfe"], b[name]) for b in result["bounds"] if name in b]
         right.plot(*zip(*points), marker="o", label=name)
     right.set_xscale("log", base=2)
     right.set_yscale("log")
-    right.set(xlabel="NFE", title="path KL over the NELBO, bits a character")
+    right.set(xlabel="NFE", title="path KL over the NELBO, bits a symbol")
     right.legend(fontsize=7)
     return figure
 
 
 def figures(result: dict, entries: Sequence[Entry]) -> dict[str, Figure]:
     """The plots, by name."""
-    panels = {"judge_bits": "judge bits a character (lower: likelier)", "entropy_4": "4-gram entropy, bits (higher: more diverse)"}
     return {
-        "quality against NFE": report.against_nfe(result["rows"], panels),
+        "quality against NFE": report.against_nfe(result["rows"], panels(bool(result.get("protocol")))),
         "quality against entropy": _quality_entropy(result),
         "cost profile and what a schedule can gain": _costs(result),
         "learned times and coefficients": report.learned_numbers(entries),
@@ -68,7 +73,7 @@ def figures(result: dict, entries: Sequence[Entry]) -> dict[str, Figure]:
 def _about(name: str, facts: dict) -> str:
     """A line on a network: what its training measured, which published checkpoints come without."""
     if {"parameters", "measure", "test_bits_per_symbol", "standard_error"} <= facts.keys():
-        return f"{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a character on held-out text."
+        return f"{name}: {facts['parameters']:,} parameters, {facts['measure']} {facts['test_bits_per_symbol']:.3f} ± {facts['standard_error']:.3f} bits a symbol on held-out text."
     measured = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in facts.items() if isinstance(value, (int, float)))
     return f"{name}: {measured or 'came without figures of its training'}."
 
@@ -87,7 +92,7 @@ def write(path: Path, result: dict, entries: Sequence[Entry], texts: dict[str, l
         ),
         report.plots(figures(result, entries), path.parent / "plots"),
     ]
-    about = report.note("Path KL over its limit for many steps, bits a character. The dynamic programme is exact: no schedule does better.")
+    about = report.note("Path KL over its limit for many steps, bits a symbol. The dynamic programme is exact: no schedule does better.")
     parts.append(report.section("What a schedule can gain on this teacher", about, report.table(result["bounds"], {key: key for bound in result["bounds"] for key in bound})))
     if result["claims"]:
         parts.append(report.section("The claim: at equal entropy, half the calls", report.note("Equal entropy: 4-gram entropy within 2 %."), report.table(result["claims"])))

@@ -107,4 +107,4 @@ def test_command_prints_the_columns_that_a_run_names(bench, tmp_path):
         *("| sampler | grid | NFE | share of 0 |", "|---|---|---|---|", f"| Euler | uniform | 2 | {a} (0.000 to 1.000) |", f"| Euler | uniform | 4 | {b} (0.000 to 1.000) |"),
     ]
     text = [{key: 1.0 for key in text_report.COLUMNS} | {"sampler": "Euler", "grid": "uniform", "nfe": 2}]
-    assert printed(tmp_path, {"rows": text}).splitlines()[:3] == ["| judge bits/char (4-gram entropy, bits) | NFE 2 |", "|---|---|", "| Euler, uniform | 1.000 (1.00) |"]
+    assert printed(tmp_path, {"rows": text}).splitlines()[:3] == ["| judge bits a symbol (4-gram entropy, bits) | NFE 2 |", "|---|---|", "| Euler, uniform | 1.000 (1.00) |"]

@@ -84,12 +84,16 @@ def test_the_table_has_all_samplers(folder):
     names = {(row["sampler"], row["nfe"]) for row in metrics["rows"]}
     for name in ("Teacher", "Di4C", "Di4C twice", "SDTT", "Teacher, LSD+", "Di4C, LSD+", "Di4C twice, LSD+ spread", "Di4C, hybrid"):
         assert (name, 4) in names
+    assert [(row["sampler"], row["nfe"]) for row in metrics["rows"][:2]] == [("Teacher", 8), ("Teacher, ReMDM", 8)]  # long runs
     for row in metrics["rows"]:
         assert 0 <= row["validity"] <= 1 and 0 < row["entropy_1"] <= math.log2(27) and row["entropy_4"] > 0
     assert {row["sampler"] for row in metrics["gaps"]} == {name for name, nfe in names} and "closed" in metrics["gaps"][0]
     assert metrics["held_out"]["validity"] == 1
+    for row in metrics["lacks"]:  # learned times lack no more than even ones, of all networks, in bits a sequence
+        assert row["nfe"] == 4 and row["LSD+"] <= row["uniform"] + 0.1 and row["LSD+ spread"] <= row["uniform, spread"] + 0.1
+    assert [row["network"] for row in metrics["lacks"]] == ["Teacher", "Di4C", "Di4C twice", "SDTT"]
     page = (folder / "table/report.html").read_text()
-    assert "<svg" in page and "Gaps closed" in page and "Di4C twice, LSD+ spread" in page
+    assert "<svg" in page and "Gaps closed" in page and "What a run lacks" in page and "Di4C twice, LSD+ spread" in page
 
 
 def test_a_student_is_sampled_by_name(folder):
@@ -109,6 +113,9 @@ BAD = [
     ("sdtt", dict(teacher="teacher_countdown", rounds=9), "rounds"),
     ("smoke_table", dict(teacher="teacher_text", students__Di4C="teacher_countdown", students__Di4C_twice="", students__SDTT=""), "students.Di4C is 'teacher_countdown'"),
     ("smoke_table", dict(report__nfe=()), "report.nfe"),
+    ("smoke_table", dict(report__remask=1.5, students__Di4C_twice="", students__SDTT=""), "report.remask is 1.5"),
+    ("smoke_table", dict(teacher="teacher_text_uniform", data__name="embedded", data__tokenizer="characters", data__length=128, students__Di4C="", students__Di4C_twice="", students__SDTT=""), "report.remask is 0.05 with Uniform"),
+    ("smoke_table", dict(report__remask_at=1.0, students__Di4C_twice="", students__SDTT=""), "remasking loop"),
     ("smoke_table", dict(report__cost_windows=33), "report.cost_windows is 33"),
 ]
 
