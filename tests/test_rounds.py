@@ -115,7 +115,7 @@ BAD = [
     ("smoke_table", dict(report__nfe=()), "report.nfe"),
     ("smoke_table", dict(report__remask=1.5, students__Di4C_twice="", students__SDTT=""), "report.remask is 1.5"),
     ("smoke_table", dict(teacher="teacher_text_uniform", data__name="embedded", data__tokenizer="characters", data__length=128, students__Di4C="", students__Di4C_twice="", students__SDTT=""), "report.remask is 0.05 with Uniform"),
-    ("smoke_table", dict(report__remask_at=1.0, students__Di4C_twice="", students__SDTT=""), "remasking loop"),
+    ("smoke_table", dict(teacher="teacher_molecules", report__remask_at=1.0, students__Di4C="", students__Di4C_twice="", students__SDTT=""), "remasking loop"),
     ("smoke_table", dict(report__cost_windows=33), "report.cost_windows is 33"),
 ]
 
