@@ -32,10 +32,10 @@ def get_config(variant: str = "") -> ConfigDict:
         config.experiment = "compare"
         config.students = ConfigDict({"Di4C": "di4c_molecules", "Di4C_twice": "", "SDTT": ""})
         config.distill = defaults(LSDConfig)
-        config.report = defaults(CompareConfig, remask=0.05, remask_temperature=0.9)
+        config.report = defaults(CompareConfig, remask=0.05, remask_temperature=0.9, match=True)
         if variant == "smoke_table":
             config.distill = defaults(LSDConfig, steps=60, batch=4, rounds=1, teacher_steps=16)
-            config.report = defaults(CompareConfig, nfe=(4,), teacher_steps=8, remask=0.05, samples=8, batch=8, cost_windows=32, bootstrap=20)
+            config.report = defaults(CompareConfig, nfe=(4,), teacher_steps=8, remask=0.05, match=True, samples=8, batch=8, cost_windows=32, bootstrap=20)
         return config
     if variant == "sdtt":
         return recipes.student(config, "sdtt", rounds=5)

@@ -23,7 +23,8 @@ from jddd.writers import Stages
 class CompareConfig:
     """config.students names the networks, '_' shown as a space. nfe: network calls of the table; teacher_steps: of the long run; remask, remask_at,
     remask_temperature: eta, share of clean sites and temperature of a second long run, ReMDM-loop with 0.7 of its steps in the loop (jddd.remasking; eta 0:
-    none); hybrid: the share of the steps that a hybrid sampler gives to the teacher, its last ones; cost_windows: of data that LSD+ measures costs on, a
+    none); match: plain and LSD+ spread rows also at the temperature at which their 4-gram entropy is the long run's, as far as one is found; hybrid: the share
+    of the steps that a hybrid sampler gives to the teacher, its last ones; cost_windows: of data that LSD+ measures costs on, a
     multiple of 32 (0: no LSD+ rows)."""
 
     nfe: tuple = (2, 4, 8, 16)
@@ -33,6 +34,7 @@ class CompareConfig:
     remask: float = 0.0
     remask_at: float = 0.95
     remask_temperature: float = 1.0
+    match: bool = False
     hybrid: float = 0.5
     cost_windows: int = 64
     bootstrap: int = 200
@@ -91,6 +93,12 @@ def teacher_runs(sizes: CompareConfig, process) -> list[Entry]:
         times, shares = remasking.loop(sizes.teacher_steps, process, at=sizes.remask_at, eta=sizes.remask, first=0.2, middle=0.7)
         found.append(Entry("Teacher, ReMDM", "loop", sampling.plain(times, sizes.remask_temperature).replace(remasks=shares)))
     return found
+
+
+def at_entropy(bench: Bench, entry: Entry, target: float) -> Entry:
+    """The entry, named as such, at the temperature at which its samples come closest to a 4-gram entropy in bits."""
+    temperature, _ = evaluate.match_entropy(bench, entry, target, bench.count)
+    return evaluate.with_temperature(entry, temperature, f"{entry.sampler}, equal entropy")
 
 
 def lacking(name: str, found: Distilled, limit: float, length: int) -> list[dict]:
@@ -158,6 +166,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
                 plain = Entry(name, "uniform", uniform, network=path)
                 here = [plain, *([Entry(name, "cosine", cosine)] if name == "Teacher" else [])]
                 here += [e._replace(sampler=f"{name}, {e.sampler.removesuffix(' (Tweedie)')}", network=path) for e in learned.get(name, ()) if e.nfe == nfe]
+                if sizes.match:
+                    here += [at_entropy(bench, entry, rows[0]["entropy_4"]) for entry in here if entry is plain or entry.reveal == "spread"]
                 for entry in here:
                     add(bench, entry)
                     entries.append(entry)

@@ -20,7 +20,7 @@ from jddd.models import exact
 MOLECULE_COLUMNS = {
     "sampler": "sampler", "grid": "grid", "nfe": "NFE", "validity": "valid", "uniqueness": "unique", "novelty": "novel", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
     "internal_diversity": "internal diversity", "logp_distance": "logP distance", "qed_distance": "QED distance", "sa_distance": "SA distance", "weight_distance": "weight distance",
-    "scaffold_similarity": "scaffold similarity", "atoms": "atoms", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
+    "scaffold_similarity": "scaffold similarity", "atoms": "atoms", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
 }  # fmt: skip
 
 

@@ -82,8 +82,12 @@ def test_the_table_has_all_samplers(folder):
     """Teacher and students, plain, LSD+ and hybrid; validity beside entropies; the share of the gap; a page with the plots."""
     metrics = json.loads((folder / "table/metrics.json").read_text())
     names = {(row["sampler"], row["nfe"]) for row in metrics["rows"]}
-    for name in ("Teacher", "Di4C", "Di4C twice", "SDTT", "Teacher, LSD+", "Di4C, LSD+", "Di4C twice, LSD+ spread", "Di4C, hybrid"):
+    for name in ("Teacher", "Di4C", "Di4C twice", "SDTT", "Teacher, LSD+", "Di4C, LSD+", "Di4C twice, LSD+ spread", "Di4C, hybrid", "SDTT, equal entropy", "Di4C, LSD+ spread, equal entropy"):
         assert (name, 4) in names
+    long, rows = metrics["rows"][0]["entropy_4"], {(row["sampler"], row["grid"]): row for row in metrics["rows"][2:]}
+    for name, grid in (("Teacher", "uniform"), ("Di4C", "uniform"), ("Di4C, LSD+ spread", "learned")):  # the temperature brings entropies no further from the long run's
+        matched, plain = rows[f"{name}, equal entropy", grid], rows[name, grid]
+        assert abs(matched["entropy_4"] - long) <= abs(plain["entropy_4"] - long) and (matched["temperature"] != plain["temperature"] or matched["entropy_4"] == plain["entropy_4"])
     assert [(row["sampler"], row["nfe"]) for row in metrics["rows"][:2]] == [("Teacher", 8), ("Teacher, ReMDM", 8)]  # long runs
     for row in metrics["rows"]:
         assert 0 <= row["validity"] <= 1 and 0 < row["entropy_1"] <= math.log2(27) and row["entropy_4"] > 0
