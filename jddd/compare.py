@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jddd import build, checkpoints, domains, evaluate, grids, pretrained, processes, remasking, report, runs, sampling, solvers
-from jddd.distill import lsd, mixtures
+from jddd.distill import lsd, mixtures, segments
 from jddd.evaluate import Bench
+from jddd.pretrain import BITS
 from jddd.runs import Entry
-from jddd.students import Distilled, distil_all
+from jddd.students import distil_all
+from jddd.types import Denoiser
 from jddd.writers import Stages
 
 
@@ -46,6 +51,8 @@ class CompareConfig:
             raise ValueError(f"config field report.nfe is {self.nfe}; allowed: whole numbers of 1 or more")
         if not 0 <= self.remask <= 1:
             raise ValueError(f"config field report.remask is {self.remask}; allowed: 0 to 1")
+        if not self.remask_temperature > 0:
+            raise ValueError(f"config field report.remask_temperature is {self.remask_temperature}; allowed: above 0")
         if not 0 <= self.hybrid < 1:
             raise ValueError(f"config field report.hybrid is {self.hybrid}; allowed: 0 or more, below 1")
         if self.cost_windows < 0 or self.cost_windows % 32:
@@ -68,7 +75,7 @@ def hybrid_bench(bench: Bench, student: pretrained.Pretrained, teacher: pretrain
 
 
 def gaps(rows: list[dict], field: str) -> list[dict]:
-    """For each row at fewer calls than the first, the teacher's long run: the share of the gap in `field` between the teacher's plain sampler at as many
+    """For each row but the first, the teacher's long run: the share of the gap in `field` between the teacher's plain sampler at as many
     calls and the long run that it closes, with the interval of the row's own figure (nan where plain sampler and long run are not told apart), and its
     entropies and (of molecules) uniqueness over the long run's."""
     found, long, interval = [], rows[0], f"{field}_interval"
@@ -97,16 +104,21 @@ def teacher_runs(sizes: CompareConfig, process) -> list[Entry]:
 
 def at_entropy(bench: Bench, entry: Entry, target: float) -> Entry:
     """The entry, named as such, at the temperature at which its samples come closest to a 4-gram entropy in bits."""
-    temperature, _ = evaluate.match_entropy(bench, entry, target, bench.count)
+    temperature, _ = evaluate.match_entropy(bench._replace(seed=bench.seed + 1000), entry, target, bench.count)  # on other noise than the row's
     return evaluate.with_temperature(entry, temperature, f"{entry.sampler}, equal entropy")
 
 
-def lacking(name: str, found: Distilled, limit: float, length: int) -> list[dict]:
-    """For each NFE the bits a sequence that a network's runs cost over `limit` bits a symbol, the teacher's NELBO: what it leaves out of the correlations
-    between sites revealed together, on a uniform grid and as learned, of independent and of spread reveals. A mixture's is its joint price (an upper bound
-    of it: over 16 latents)."""
-    samplers = {"uniform": "uniform", "LSD+ (Tweedie)": "LSD+", "uniform, spread": "uniform, spread", "LSD+ spread (Tweedie)": "LSD+ spread"}
-    return [{"network": name, "nfe": bound["nfe"]} | {shown: (bound[key] + found.limit - limit) * length for key, shown in samplers.items() if key in bound} for bound in found.bounds]
+def code_lengths(key, params, windows: np.ndarray, *, denoiser: Denoiser, process: processes.Absorbing, nfe: Sequence[int], batch: int = 32) -> list[dict]:
+    """For each NFE what windows (N, L) cost, in bits a sequence, under an absorbing network's samplers of as many even steps, of independent and of spread
+    reveals: the mean of -log2 of the joint probability of what each step reveals, given what is there. A bound on -log2 p(data) (MDLM's T-step NELBO, of a
+    mixture with the joint probability over 16 latents), so what a network that is to be sampled in few steps should lower. N is a multiple of batch; NFE / batch
+    network calls a row, of a mixture 16 times as many; one key gives networks the same noise."""
+
+    def bits(n: int, reveal: str) -> float:
+        table = segments.measure_reveals(key, params, jnp.asarray(windows), denoiser=denoiser, process=process, reveal=reveal, points=n + 1, batch=batch)
+        return float(segments.path_cost(sampling.plain(table.times), table)) * windows.shape[1] * BITS
+
+    return [{"nfe": n, "independent": bits(n, "independent"), "spread": bits(n, "spread")} for n in nfe]
 
 
 def run(config: ConfigDict, workdir: Path) -> dict:
@@ -132,11 +144,17 @@ def run(config: ConfigDict, workdir: Path) -> dict:
             if (student.network.process, student.network.tokenizer, student.network.length) != (network.process, network.tokenizer, network.length):
                 raise ValueError(f"config field students.{name.replace(' ', '_')} is {paths[name]!r}, a network of another process, tokenizer or length than the teacher's; allowed: its students")
         corpora = {split: build.corpus(data, network.tokenizer, split) for split in ("train", "test")}
+        if sizes.cost_windows:
+            for split in ("train", "test"):
+                if len(corpora[split].windows(sizes.cost_windows)) < sizes.cost_windows:
+                    raise ValueError(f"config field report.cost_windows is {sizes.cost_windows} and the {split} split has {len(corpora[split].windows(sizes.cost_windows))} rows of {network.length} symbols; allowed: at most as many, or 0 for no LSD+ rows")
+            if mixed := [name for name, found in students.items() if found.network.denoiser.mixture and not isinstance(network.process, processes.Absorbing)]:
+                raise ValueError(f"config field report.cost_windows is {sizes.cost_windows} with {mixed[0]!r}, a mixture of {type(network.process).__name__}, whose steps have no table of costs; allowed: 0")
         long_runs = teacher_runs(sizes, network.process)
         domain = domains.of(network, data.tokenizer.partition(":")[0], corpora, judge=config.get("judge", ""), samples=sizes.samples, repeats=sizes.bootstrap)
         digests = {name: checkpoints.digest(found.params) for name, found in {"teacher": teacher, **students}.items()}
         runs.record(workdir, config, digests | {"data": checkpoints.digest({split: c.symbols for split, c in corpora.items()})})
-    rows, entries, samples, learned, distilled = [], [], {}, {}, {}
+    rows, entries, samples, learned, codes = [], [], {}, {}, []
 
     def bench_of(found: pretrained.Pretrained) -> Bench:
         common = dict(length=network.length, count=sizes.samples, batch=min(sizes.batch, sizes.samples), seed=sizes.seed, precision=sizes.precision, score=domain.score)
@@ -151,10 +169,15 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     benches = {name: bench_of(found) for name, found in networks.items()}
     if sizes.cost_windows:
         windows = corpora["train"].windows(sizes.cost_windows)
-        windows = windows[: len(windows) // 32 * 32]
         for name, bench in benches.items():
-            found = distilled[name] = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
+            found = distil_all(windows, settings, stages, nfe=sizes.nfe, seed=sizes.seed, denoiser=bench.denoiser, process=bench.process, params=bench.params)
             learned[name] = [e for e in found.entries if e.sampler in ("LSD+ (Tweedie)", "LSD+ spread (Tweedie)")]
+        if isinstance(network.process, processes.Absorbing):
+            held_out = corpora["test"].windows(len(windows))
+            with stages("measure the code length of held-out data"):
+                for name, bench in benches.items():
+                    found = code_lengths(jax.random.key(sizes.seed), bench.params, held_out, denoiser=bench.denoiser, process=network.process, nfe=sizes.nfe)
+                    codes += [{"network": name} | row for row in found]
     with stages("sample and score the teacher's long run"):
         for entry in long_runs:
             add(benches["Teacher"], entry)
@@ -176,9 +199,8 @@ def run(config: ConfigDict, workdir: Path) -> dict:
     with stages("score held-out data"):
         real = {"data": "held-out", "samples": len(domain.held_out)} | domain.score(domain.held_out)
     field = domain.headline[0]
-    lacks = [row for name, found in distilled.items() for row in lacking(name, found, distilled["Teacher"].limit, network.length)]
     result = {
-        "name": config.name, "columns": domain.columns, "headline": domain.headline, "note": domain.note, "rows": rows, "gaps": gaps(rows, field), "lacks": lacks, "held_out": real,
+        "name": config.name, "columns": domain.columns, "headline": domain.headline, "note": domain.note, "rows": rows, "gaps": gaps(rows, field), "code_lengths": codes, "held_out": real,
         "networks": {name: found.description["metrics"] for name, found in networks.items()}, "config": json.loads(config.to_json()), "versions": report.versions(), "seconds": stages.seconds,
     }  # fmt: skip
     with stages("write the report"):
@@ -199,7 +221,7 @@ def write(path: Path, result: dict, entries: list[Entry], domain: domains.Domain
         report.note(domain.note),
         report.section("Samplers", report.table(result["rows"], domain.columns)),
         report.section("Gaps closed", report.note("Of the gap between the teacher's plain sampler and its long run; entropies and uniqueness over the long run's."), report.table(result["gaps"], {k: k.replace("_", " ") for k in result["gaps"][0] if k != "closed_interval"})),
-        report.section("What a run lacks", report.note("Bits a sequence over the teacher's NELBO: what steps leave out of the correlations between sites that they reveal together."), report.table(result["lacks"])) if result["lacks"] else "",
+        report.section("Code length of held-out data", report.note("Bits a sequence under a network's samplers of even steps, of independent and of spread reveals: a bound on -log2 p(data). All networks see the same noise."), report.table(result["code_lengths"])) if result["code_lengths"] else "",
         report.section("Held-out data", report.table([result["held_out"]])),
         report.plots({"quality against NFE": report.against_nfe(result["rows"], domain.panels)}, path.parent / "plots"),
         report.section("Networks", report.table(networks, keys)),

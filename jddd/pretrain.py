@@ -50,8 +50,18 @@ def rows_at_once(states: int, length: int) -> int:
     return 2 ** max(0, (LARGEST // (states * length)).bit_length() - 1)
 
 
-def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *, batch: int = 64, repeats: int = 1) -> tuple[float, float]:
-    """(mean, standard error over windows) of the NELBO or the exact code length, bits a symbol, of windows (N, L).
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean of values (N,) and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, **options) -> tuple[float, float]:
+    """(mean, standard error over windows) of `bits_of`."""
+    return mean_and_error(bits_of(key, params, windows, network, **options))
+
+
+def bits_of(key, params, windows: np.ndarray, network: build.Network, *, batch: int = 64, repeats: int = 1) -> np.ndarray:
+    """The NELBO or the exact code length, bits a symbol, of each of windows (N, L); networks asked with one key and batch see the same noise.
 
     Each batch, of `batch` rows or as many as memory has room for, takes stratified times, and the NELBO is averaged over `repeats` passes with fresh noise."""
     values, batch = [], min(batch, rows_at_once(network.tokenizer.size, windows.shape[1]))
@@ -60,8 +70,7 @@ def bits_per_symbol(key, params, windows: np.ndarray, network: build.Network, *,
             key_batch = jax.random.fold_in(jax.random.fold_in(key, repeat), i)
             x_0 = jnp.asarray(windows[i : i + batch])
             values.append(_bits(key_batch, params, x_0, process=network.process, denoiser=network.denoiser, start_id=network.tokenizer.size))
-    flat = np.concatenate(values).reshape(-1, len(windows)).mean(0)  # passes over one window are not independent windows
-    return float(flat.mean()), float(flat.std(ddof=1) / math.sqrt(len(flat)))
+    return np.concatenate(values).reshape(-1, len(windows)).mean(0)  # passes over one window are not independent windows
 
 
 def _initial(name: str, network: build.Network, key):

@@ -16,7 +16,7 @@ JUDGE = "openai-community/gpt2-large"  # of the papers' generative perplexities
 
 def student(config: ConfigDict, method: str, *, rounds: int, smoke: bool = False) -> ConfigDict:
     """The config with the sections of a student's training. method: 'di4c', whose latents serve a sampler's own steps (see Di4CConfig.step_low), of those of
-    NFE 4 to 16, or 'sdtt'; smoke: seconds, for tests."""
+    NFE 4 to 16, or 'sdtt'; smoke, of Di4C: seconds, for tests."""
     config.experiment, config.method, config.rounds = "student", method, rounds
     if method == "sdtt":
         config.optim = defaults(OptimConfig, name="adamw", learning_rate=5e-4, warmup=50, decay_from=0.5, clip=10.0)
@@ -25,11 +25,11 @@ def student(config: ConfigDict, method: str, *, rounds: int, smoke: bool = False
         return config
     config.optim = defaults(OptimConfig, name="muon", learning_rate=1e-3, adam_learning_rate=1e-3, latent_rate=8.0, warmup=50, decay_from=0.5, clip=10.0)
     config.distill = defaults(
-        Di4CConfig, latents=16, stratified=True, target="teacher", near_share=0.0, start_share=0.1, gap_low=1 / 256, gap_high=1 / 64, shape="constant", scale=1.0, step_low=1 / 16, step_high=1 / 4, consistency=0.0
+        Di4CConfig, latents=16, stratified=True, target="teacher", near_share=0.0, start_share=0.1, shape="constant", scale=1.0, step_low=1 / 16, step_high=1 / 4, consistency=0.0
     )
     config.train = defaults(TrainConfig, steps=1200, batch=8, microbatches=1, ema=0.995, save_every=100, log_every=20, evaluate_every=400)
     if smoke:
-        config.distill = defaults(Di4CConfig, latents=2, near_share=0.5, teacher_latents=2)
+        config.distill.latents = config.distill.teacher_latents = 2
         config.train = defaults(TrainConfig, steps=6, batch=4, microbatches=2, save_every=3, log_every=3, evaluate_every=3)
     return config
 

@@ -27,7 +27,6 @@ class Distilled(NamedTuple):
     bounds: list[dict]  # per NFE: excess over the NELBO of uniform, cosine, dynamic programme and each student, bits a symbol
     profile: dict  # the measured curve, for the report; empty for a process without a mask
     costs: profiles.Profile | segments.Table  # what was measured
-    limit: float  # the NELBO, bits a symbol: of a table of steps that of its finest grid
 
 
 def finite(measured):
@@ -162,4 +161,4 @@ def distil_all(
                 for name, grid, config in papers:
                     student = lsd.distil(n, config, solver="euler", chain=chains[config.noise], **options)
                     entries.append(Entry(name, grid, student, "euler", config.form))
-    return Distilled(entries, bounds, curve, reference, constant * BITS)
+    return Distilled(entries, bounds, curve, reference)

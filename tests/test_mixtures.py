@@ -253,7 +253,7 @@ def test_theorem_holds_for_any_student():
 # -------------------------------------------------------------------------------------------------------------------------------------- bad settings
 def test_bad_settings_are_refused_by_name():
     """Shares outside [0, 1], gaps the wrong way round, an unknown shape, a product as a student, and SDTT of what it is not for."""
-    for field, value in (("near", -0.1), ("near_share", 1.5), ("start_share", 2.0), ("gap_low", 0.0), ("gap_high", 1e-5), ("shape", "cosine"), ("latents", 0), ("near", 0.0), ("target", "mean"), ("scale", 2.0), ("step_high", 0.1), ("reveal", "spread"), ("consistency", 2.0)):
+    for field, value in (("near", -0.1), ("near_share", 1.5), ("start_share", 2.0), ("gap_low", 0.0), ("gap_high", 1e-5), ("shape", "cosine"), ("latents", 0), ("near", 0.0), ("target", "mean"), ("scale", 2.0), ("boost", -3.0), ("step_high", 0.1), ("reveal", "spread"), ("consistency", 2.0)):
         with pytest.raises(ValueError, match=f"distill.{field}"):
             di4c.Di4CConfig(**{field: value})
     with pytest.raises(ValueError, match="distill.step_low"):

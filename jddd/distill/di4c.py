@@ -167,7 +167,8 @@ class Di4CConfig:
     together: bool = True
 
     def __post_init__(self):
-        for field, low, high in (("step_low", 0, 1), ("step_high", self.step_low, 1), ("consistency", 0, 1), ("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1)):
+        most = 1 if self.control_variate else float("inf")  # with it the marginal loss, of weight 1, must pay the datapoint's control variate back
+        for field, low, high in (("step_low", 0, 1), ("step_high", self.step_low, 1), ("consistency", 0, 1), ("near", 0, 1), ("near_share", 0, 1), ("start_share", 0, 1), ("gap_low", 1e-9, 1), ("gap_high", self.gap_low, 1), ("scale", 0, most), ("boost", 0, float("inf"))):
             if not low <= getattr(self, field) <= high:
                 raise ValueError(f"config field distill.{field} is {getattr(self, field)}; allowed: {low} to {high}")
         if min(self.latents, self.teacher_latents) < 1:
@@ -178,8 +179,6 @@ class Di4CConfig:
             raise ValueError(f"config field distill.near_share is {self.near_share} and distill.near 0; allowed: 0, as that zone is empty")
         if self.target not in ("drawn", "teacher"):
             raise ValueError(f"config field distill.target is {self.target!r}; allowed: drawn, teacher")
-        if self.control_variate and not 0 <= self.scale <= 1:
-            raise ValueError(f"config field distill.scale is {self.scale}; allowed: 0 to 1 (the marginal loss, of weight 1, must pay the datapoint's control variate back)")
         if self.reveal not in ("independent", "spread") or (self.reveal == "spread" and not self.step_low):
             raise ValueError(f"config field distill.reveal is {self.reveal!r}; allowed: 'independent', or with distill.step_low above 0 'spread'")
         self.weights  # refuses an unknown shape
@@ -250,11 +249,12 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
         low, high = jnp.where(is_near, 0.0, config.near), jnp.where(is_near, config.near, 1.0)
         t = low + (high - low) * losses.stratified_times(key_time, rows, low=1e-3)
         t = jnp.where(~is_near & (jax.random.uniform(key_start, (rows,)) < config.start_share), 1.0, t)
-        x_t = process.corrupt(key_noise, x_0, t)
-        counted = process.noised(x_t)
         if config.step_low:
             length = log_uniform(jax.random.fold_in(key_noise, 1), config.step_low, config.step_high, t.shape)
             x_t, counted = step_of(key_noise, x_0, t, jnp.where(is_near, 1.0, length), process, config.reveal)
+        else:
+            x_t = process.corrupt(key_noise, x_0, t)
+            counted = process.noised(x_t)
         latents = draw_latents(key_latent, m, rows, config.stratified)
         if teacher.mixture:
             of_teacher = draw_latents(key_marginal, config.teacher_latents, rows, stratified=True)
@@ -287,13 +287,13 @@ def task(teacher: Denoiser, student: Denoiser, process, config: Di4CConfig) -> T
     return Task(lambda key: (), loss)
 
 
-@functools.partial(jax.jit, static_argnames=("student", "process", "count"))
-def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: Time | None = None, count: int = 64) -> Float[Array, "b"]:
+@functools.partial(jax.jit, static_argnames=("student", "process", "reveal", "count"))
+def gain(key: PRNGKey, params: Params, x_0: Int[Array, "b l"], t: Time, *, student: Denoiser, process, step: Time | None = None, reveal: str = "independent", count: int = 64) -> Float[Array, "b"]:
     """log mean_j prod_d p_j,d(x_0) - sum_d log mean_j p_j,d(x_0) in nats at a noising x_t of each row: how much likelier the data are by the student's
-    correlations than by its marginals, over the noised sites that a step of length `step` reveals (None: all). `count` fixed latents, one after another;
+    correlations than by its marginals, over the noised sites that a step of length `step` reveals, independently or spread (None: all). `count` fixed latents, one after another;
     0 for a product, at most (D - 1) log(count) for D counted sites."""
     x_t = process.corrupt(key, x_0, t)
-    x_t, counted = (x_t, process.noised(x_t)) if step is None else step_of(key, x_0, t, step, process)
+    x_t, counted = (x_t, process.noised(x_t)) if step is None else step_of(key, x_0, t, step, process, reveal)
     apply = lambda params, inputs, latent: mixtures.with_known(student(params, *inputs[:2], latent), inputs[0], process, inputs[2])
     found = mixtures.over_latents(params, (x_t, t, counted), mixtures.latents_of(count, len(x_0)), x_0[:, None], apply=apply, mean_log=False)
     return -datapoint(found)[:, 0]

@@ -92,8 +92,8 @@ class SDTTConfig:
     times: str = "even"
 
     def __post_init__(self):
-        if not 0 < self.step * self.count <= 1:
-            raise ValueError(f"config fields distill.step and count are {self.step}, {self.count}; allowed: a product above 0, at most 1")
+        if self.count < 1 or not 0 < self.step * self.count <= 1:
+            raise ValueError(f"config fields distill.step and count are {self.step}, {self.count}; allowed: a step above 0, a count of 1 or more, a product of at most 1")
         for field, allowed in (("divergence", DIVERGENCES), ("times", TIMES)):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"config field distill.{field} is {getattr(self, field)!r}; allowed: {', '.join(allowed)}")
