@@ -236,7 +236,9 @@ def corpus(data: DataConfig, tokenizer, split: str) -> text.Corpus | molecules.M
     if data.name == "countdown":
         return countdown.Countdown(tokenizer.size, data.length, split)
     if kind == "smiles":
-        lines = "\n".join(text.documents(data.name, data.path, data.cache, split)).split()
+        lines = [stripped for line in "\n".join(text.documents(data.name, data.path, data.cache, split)).splitlines() if (stripped := line.strip())]
+        if (number := next((i for i, line in enumerate(lines) if len(line.split()) > 1), None)) is not None:  # .smi files have names there
+            raise ValueError(f"config field data.path is {data.path!r}, whose {split} molecule {number + 1} is {lines[number]!r}; allowed: one molecule a line and nothing else")
         return molecules.Molecules(molecules.table(lines, tokenizer, data.length))
     return text.corpus(tokenizer, length=data.length, split=split, name=data.name, path=data.path, cache=data.cache)
 

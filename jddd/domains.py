@@ -18,7 +18,7 @@ from jddd.metrics.text import Scorer
 from jddd.models import exact
 
 MOLECULE_COLUMNS = {
-    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "validity": "valid", "uniqueness": "unique", "novelty": "novel", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
+    "sampler": "sampler", "grid": "grid", "nfe": "NFE", "validity": "valid", "valid": "molecules", "uniqueness": "unique", "novelty": "novel", "entropy_1": "unigram entropy, bits", "entropy_4": "4-gram entropy, bits",
     "internal_diversity": "internal diversity", "logp_distance": "logP distance", "qed_distance": "QED distance", "sa_distance": "SA distance", "weight_distance": "weight distance",
     "scaffold_similarity": "scaffold similarity", "atoms": "atoms", "temperature": "T", "seconds": "seconds", "ratio_to_network_calls": "time / NFE calls",
 }  # fmt: skip
@@ -77,7 +77,7 @@ def molecules(network: build.Network, corpora: dict, *, samples: int, references
     chosen = np.zeros(len(real), bool)
     chosen[np.linspace(0, len(real) - 1, samples).astype(int)] = True  # evenly spread: the file's order drifts
     held_out = real[chosen]
-    training = molecule_metrics.digests(molecule_data.lines(corpora["train"].symbols, network.tokenizer))
+    training = molecule_metrics.known(molecule_data.lines(corpora["train"].symbols, network.tokenizer))
     reference = molecule_metrics.reference(decode(real[~chosen]), training)
 
     def score(drawn: np.ndarray) -> dict:
@@ -90,7 +90,7 @@ def molecules(network: build.Network, corpora: dict, *, samples: int, references
     panels = {"validity": "valid molecules, share", "uniqueness": "distinct, of the valid", "entropy_4": "4-gram entropy, bits"}
     note = (
         "Valid: what RDKit parses as one molecule, nothing after the end. Novel: not in the training set. Distances: Wasserstein-1 to held-out molecules; "
-        "those of real molecules are in the last table, and a sampler cannot do better. Scaffold similarity: cosine of scaffold counts."
+        "those of real molecules are in the table of held-out data. They, diversity and scaffold similarity depend on how many molecules they are of. Scaffold similarity: cosine of scaffold counts."
     )
     return Domain(MOLECULE_COLUMNS, ["validity", "entropy_4"], panels, score, show, held_out, note)
 

@@ -187,12 +187,15 @@ def test_latents_that_serve_steps_serve_two_pairs_again():
 @pytest.mark.parametrize("reveal", ["independent", "spread"])
 def test_a_step_reveals_what_the_sampler_would(reveal):
     """Masked with probability 1 - alpha(t), and of these revealed with (alpha(s) - alpha(t)) / (1 - alpha(t)), whichever the order; a step of length t, all.
-    5 standard errors of 40,000 sites (spread sites of one row are not independent, and then the error is smaller)."""
+    5 standard errors of 40,000 sites (spread sites of one row are not independent, and then the error is smaller). Neighbours are revealed together with
+    probability 1/16 where sites are independent, and hardly ever where they are spread."""
     x_0, length = jnp.zeros((400, 100), jnp.int32), jnp.asarray(0.25)
     x_t, counted = di4c.step_of(jax.random.key(0), x_0, jnp.full(400, 0.75), length, MASKED, reveal)
     masked = MASKED.noised(x_t)
     assert not (counted & ~masked).any()
     np.testing.assert_allclose([masked.mean(), counted.mean()], [0.75, 0.25], atol=5 * 0.5 / 200 + 1e-4)  # 1e-4: the schedule's eps
+    together = float((counted[:, 1:] & counted[:, :-1]).mean())
+    assert abs(together - 1 / 16) < 5 * 0.25 / 200 if reveal == "independent" else together < 0.01
     x_t, counted = di4c.step_of(jax.random.key(0), x_0, jnp.asarray(0.75), 1.0, MASKED, reveal)
     np.testing.assert_array_equal(counted, MASKED.noised(x_t))
 
@@ -201,14 +204,14 @@ def test_without_consistency_the_other_parts_stay():
     """consistency = 0 leaves the datapoint and the marginal loss as they are; with steps all parts are there and finite."""
     denoiser, params = network()
     found = {}
-    for name, options in {"paper": {}, "step": dict(step_low=1.0, step_high=1.0), "data": dict(consistency=0.0)}.items():
+    for name, options in {"paper": {}, "step": dict(step_low=1.0, step_high=1.0), "short": dict(step_low=0.25, step_high=0.25), "data": dict(consistency=0.0)}.items():
         config = di4c.Di4CConfig(latents=3, near_share=0.0, target="teacher", **options)
         task = di4c.task(denoiser._replace(features=lambda p, x, t: denoiser.features(p, x, t, jnp.full(len(x), 0.5)), mixture=False), denoiser, MASKED, config)
         found[name] = jax.jit(task.loss)(params, jax.random.key(3), jnp.asarray([[0, 1, 2, 2], [1, 1, 0, 2]]), params)[1]
     assert found["data"]["consistency"] == 0 and found["paper"]["consistency"] != 0
     for name in ("datapoint", "marginal"):
         np.testing.assert_allclose(found["data"][name], found["paper"][name], rtol=1e-5)  # the same sums, compiled apart
-    assert all(np.isfinite(value) for value in found["step"].values()) and found["step"]["marginal"] > 0
+    assert all(np.isfinite(value) for value in found["step"].values()) and found["step"]["marginal"] > found["short"]["marginal"] > 0  # a short step counts some of the sites
 
 
 def test_latents_are_uniform():

@@ -134,6 +134,13 @@ def test_uniqueness_counts_what_differs():
     assert metrics.uniqueness(["a", "b", "a", "a"]) == 0.5 and metrics.uniqueness(["a"] * 5) == 0.2 and metrics.uniqueness(list("abc")) == 1
 
 
+def test_training_molecules_of_another_spelling_are_known():
+    """RDKit writes OCC as CCO: lines that are not canonical are written anew, so that no sample of them counts as new."""
+    samples = [metrics.canonical(line) for line in ("OCC", "OCCC", "C1CC1")]
+    assert metrics.novelty(samples, metrics.known(["OCC", "OCCC"] * 300)) == pytest.approx(1 / 3)
+    np.testing.assert_array_equal(metrics.known(samples), metrics.digests(samples))
+
+
 def test_novelty_is_of_what_differs():
     """The share of the different molecules that the training set has not; repeats weigh nothing. Nothing is known of no training set."""
     training = metrics.digests(["a", "b", "c"])
@@ -195,7 +202,7 @@ def test_score_of_the_reference_itself(some, no_fcd):
     """All distances are 0, the scaffolds are the same, and nothing is new to a training set of the same lines."""
     mine = some[:100]
     result = metrics.score(mine, metrics.reference(mine, metrics.digests([metrics.canonical(line) for line in mine])))
-    assert list(result) == ["validity", "validity_interval", *FIGURES]
+    assert list(result) == ["validity", "validity_interval", "valid", *FIGURES] and result["valid"] == 100
     assert result["validity"] == 1 == result["uniqueness"] and result["validity_interval"] == metrics.wilson(100, 100)
     assert [result[f"{name}_distance"] for name in metrics.PROPERTIES] == [0] * 4 and result["novelty"] == 0
     assert result["scaffold_similarity"] == pytest.approx(1) and 0.7 < result["internal_diversity"] < 1
@@ -393,6 +400,7 @@ BAD = {
     "too long a molecule": (dict(path=["CCO"] * 40, length=3), r"data.length is 3, but line 1 has a molecule of 3 characters"),
     "a character that is not in the alphabet": (dict(path=["CCO", "CCI"] * 20), r"molecule 'CCI' holds \['I'\].*data.tokenizer"),
     "a character that is not in ASCII": (dict(path=["CC\u00e9"] * 40), "data.tokenizer"),
+    "a file with names beside its molecules": (dict(path=["CCO ethanol", "CC ethane"] * 20), "molecule 1 is 'CCO ethanol'; allowed: one molecule a line"),
     "a fragment": (dict(path=["C.C"] * 40), "data.tokenizer"),
     "an alphabet of one": (dict(tokenizer="smiles:C"), "data.tokenizer"),
     "a character twice": (dict(tokenizer="smiles:CCO"), "data.tokenizer"),
