@@ -42,5 +42,5 @@ def get_config(variant: str = "") -> ConfigDict:
     config = recipes.student(config, "di4c", rounds=2, smoke=variant == "smoke")
     if variant == "train":  # for spread reveals, which suit molecules; steps up to those of NFE 3
         config.distill.update(reveal="spread", step_high=0.34, start_share=0.2)
-        config.train.update(steps=1600, batch=16, microbatches=4, evaluate_every=800)
+        config.train.update(steps=700, batch=16, microbatches=4)
     return config

@@ -18,12 +18,11 @@ def student(config: ConfigDict, method: str, *, rounds: int, smoke: bool = False
     """The config with the sections of a student's training. method: 'di4c', whose latents serve a sampler's own steps (see Di4CConfig.step_low), of those of
     NFE 4 to 16, or 'sdtt'; smoke, of Di4C: seconds, for tests."""
     config.experiment, config.method, config.rounds = "student", method, rounds
+    config.optim = defaults(OptimConfig, name="adamw", learning_rate=5e-4, latent_rate=4.0, warmup=50, decay_from=0.5, clip=10.0)
     if method == "sdtt":
-        config.optim = defaults(OptimConfig, name="adamw", learning_rate=5e-4, warmup=50, decay_from=0.5, clip=10.0)
         config.distill = defaults(SDTTConfig, step=1 / 256)
         config.train = defaults(TrainConfig, steps=200, batch=32, microbatches=2, ema=0.98, save_every=100, log_every=20, evaluate_every=200)
         return config
-    config.optim = defaults(OptimConfig, name="muon", learning_rate=1e-3, adam_learning_rate=1e-3, latent_rate=8.0, warmup=50, decay_from=0.5, clip=10.0)
     config.distill = defaults(
         Di4CConfig, latents=16, stratified=True, target="teacher", near_share=0.0, start_share=0.1, shape="constant", scale=1.0, step_low=1 / 16, step_high=1 / 4, consistency=0.0
     )
