@@ -104,7 +104,7 @@ def teacher_runs(sizes: CompareConfig, process) -> list[Entry]:
 
 def at_entropy(bench: Bench, entry: Entry, target: float) -> Entry:
     """The entry, named as such, at the temperature at which its samples come closest to a 4-gram entropy in bits."""
-    temperature, _ = evaluate.match_entropy(bench._replace(seed=bench.seed + 1000), entry, target, bench.count)  # on other noise than the row's
+    temperature, _ = evaluate.match_entropy(bench._replace(seed=bench.seed + 1000), entry, target, bench.count, tolerance=0.005, most=3)  # on other noise than the row's
     return evaluate.with_temperature(entry, temperature, f"{entry.sampler}, equal entropy")
 
 
