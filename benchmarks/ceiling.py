@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from jddd import build
-from jddd.absorbing import spread_thresholds
+from jddd import build, processes, schedules
+from jddd.distill import di4c
 
 DATA = {
     "molecules": build.DataConfig(name="molecules", tokenizer="smiles", length=58),
@@ -34,30 +34,25 @@ def code_length(logits, x, counted):
     return jnp.log(len(logits)) - jax.nn.logsumexp((points * counted[:, None]).sum(-1), 1)
 
 
-def revealed(key, shape, step: float, spread: bool):
-    """The sites (B, L) that a first step of a length reveals, 1 or 0."""
-    thresholds = spread_thresholds(key, shape) if spread else jax.random.uniform(key, shape)
-    return (thresholds >= 1 - step).astype(jnp.float32)
-
-
 def fit(train, test, symbols: int, count: int, step: float, spread: bool, *, steps: int, batch: int, rate: float = 0.1) -> float:
     """The code length in bits a sequence of held-out rows under the best mixture of `count` products that Adam finds."""
-    key = jax.random.key(count)
+    key, process = jax.random.key(count), processes.Absorbing(symbols, schedules.Linear(eps=0.0))
     length = test.shape[1]
+    first = lambda key, x: di4c.step_of(key, x, jnp.ones(()), jnp.asarray(step), process, "spread" if spread else "independent")[1]
     start = jnp.log(jax.nn.one_hot(train.windows(4096), symbols).mean(0) + 1e-5)
     logits = start + (count > 1) * 0.3 * jax.random.normal(key, (count, length, symbols))
     optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     @jax.jit
     def update(logits, state, x, key):
-        gradient = jax.grad(lambda logits: code_length(logits, x, revealed(key, x.shape, step, spread)).mean())(logits)
+        gradient = jax.grad(lambda logits: code_length(logits, x, first(key, x)).mean())(logits)
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(logits, updates), state
 
     state = optimiser.init(logits)
     for i in tqdm(range(steps), desc=f"{count} products, step {step:g}{', spread' if spread else ''}", leave=False):
         logits, state = update(logits, state, jnp.asarray(train.batch(i, batch, 3)), jax.random.fold_in(key, i))
-    parts = [code_length(logits, jnp.asarray(x), revealed(jax.random.key(i), x.shape, step, spread)).mean() for i, x in enumerate(jnp.split(jnp.asarray(test), 16))]
+    parts = [code_length(logits, x, first(jax.random.key(i), x)).mean() for i, x in enumerate(jnp.split(jnp.asarray(test), 16))]
     return float(jnp.stack(parts).mean()) / math.log(2)
 
 

@@ -7,8 +7,8 @@
   python -m jddd.main --config=configs/di4c_molecules.py:smoke_table  the comparison at toy size, for tests
 
 One Di4C student ships (di4c_molecules: round 1 of :train, 25 minutes on two busy CPU cores). Others: --config.students.SDTT=runs/di4c_molecules_sdtt/round_5 and so
-on; '' leaves one out. Expected of the table, 256 samples: valid at NFE 16 / 8: teacher .109 / .043, Di4C .176 / .090, Di4C with LSD+ spread .254 / .176, the
-teacher at 256 steps .328 (docs/di4c.md).
+on; '' leaves one out. Expected with --config.report.samples=256 --config.report.cost_windows=32, valid at NFE 16 / 8: teacher .109 / .043, Di4C .176 / .090,
+Di4C with LSD+ spread .250 / .176, the teacher at 256 steps .328, by ReMDM-loop at temperature .9 .613 (entropies in docs/di4c.md).
 """
 
 from ml_collections import ConfigDict

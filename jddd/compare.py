@@ -20,7 +20,7 @@ from jddd.evaluate import Bench
 from jddd.pretrain import BITS
 from jddd.runs import Entry
 from jddd.students import distil_all
-from jddd.types import Denoiser
+from jddd.types import Denoiser, Params, PRNGKey
 from jddd.writers import Stages
 
 
@@ -108,11 +108,11 @@ def at_entropy(bench: Bench, entry: Entry, target: float) -> Entry:
     return evaluate.with_temperature(entry, temperature, f"{entry.sampler}, equal entropy")
 
 
-def code_lengths(key, params, windows: np.ndarray, *, denoiser: Denoiser, process: processes.Absorbing, nfe: Sequence[int], batch: int = 32) -> list[dict]:
+def code_lengths(key: PRNGKey, params: Params, windows: np.ndarray, *, denoiser: Denoiser, process: processes.Absorbing, nfe: Sequence[int], batch: int = 32) -> list[dict]:
     """For each NFE what windows (N, L) cost, in bits a sequence, under an absorbing network's samplers of as many even steps, of independent and of spread
-    reveals: the mean of -log2 of the joint probability of what each step reveals, given what is there. A bound on -log2 p(data) (MDLM's T-step NELBO, of a
-    mixture with the joint probability over 16 latents), so what a network that is to be sampled in few steps should lower. N is a multiple of batch; NFE / batch
-    network calls a row, of a mixture 16 times as many; one key gives networks the same noise."""
+    reveals: the mean of -log2 of the joint probability of what each step reveals, given what is there. A bound on -log2 p(data) (the T-step NELBO of Sahoo et al. 2024, of a
+    mixture with the joint probability over 16 latents), so what a network that is to be sampled in few steps should lower. N is a multiple of batch; NFE * N / batch
+    network calls a figure, of a mixture 16 times as many; one key gives networks the same noise."""
 
     def bits(n: int, reveal: str) -> float:
         table = segments.measure_reveals(key, params, jnp.asarray(windows), denoiser=denoiser, process=process, reveal=reveal, points=n + 1, batch=batch)

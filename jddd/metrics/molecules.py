@@ -130,8 +130,8 @@ def novelty(found: list[str], training: np.ndarray) -> float:
 
     Equality is that of strings, so the training lines must be canonical as the installed RDKit writes them: see `known`."""
     drawn = digests(found)
-    known = np.searchsorted(training, drawn, "right") > np.searchsorted(training, drawn)
-    return float(1 - known.mean())
+    seen = np.searchsorted(training, drawn, "right") > np.searchsorted(training, drawn)
+    return float(1 - seen.mean())
 
 
 def internal_diversity(prints: np.ndarray, block: int = 1024) -> float:
